@@ -1,0 +1,181 @@
+"""The contract of a dataset: where it comes from, what its columns promise, what a model is fed.
+
+Pydantic models only; what follows from them is in ``dataset``. Imports nothing heavy: DAG files load this.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from airflow_provider_sml.ml.contract.quantities import Duration, Share
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=48)]
+"""Lower-case words joined by single underscores; two underscores part a join's name from its column in files."""
+
+ColumnType = Literal["int", "double", "string", "boolean", "timestamp", "date"]
+
+
+class Strict(BaseModel):
+    """Base of every part of a spec: unknown keys are refused, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HashPrivacy(Strict):
+    """Replace a value by its HMAC-SHA256 (RFC 2104) in hexadecimal; equal values stay equal, nothing can be read back.
+
+    :param hash: the Airflow connection whose password is the key.
+    """
+
+    hash: str
+
+
+class Values(Strict):
+    """What a value may be; shared by the contract's own columns and by joined ones.
+
+    :param type: type of the column. Timestamps are UTC.
+    :param range: smallest and largest allowed value, inclusive; null leaves a side open.
+    :param values: the allowed values; for a category they also fix its codes, by position.
+    :param description: for readers.
+    """
+
+    type: ColumnType
+    range: tuple[float | None, float | None] | None = None
+    values: list[str] | list[int] | None = Field(default=None, min_length=1)
+    description: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Values:
+        if self.range is not None:
+            if self.type not in ("int", "double"):
+                raise ValueError(f"range is for numbers; the type is {self.type}")
+            low, high = self.range
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"range: expected [smallest, largest], found [{low:g}, {high:g}]")
+        if self.values is not None:
+            wanted = {"int": int, "string": str}.get(self.type)
+            if wanted is None:
+                raise ValueError(f"values is for int and string; the type is {self.type}")
+            if any(type(value) is not wanted for value in self.values):
+                raise ValueError(f"values: expected each to be of type {self.type}")
+            if len(set(self.values)) != len(self.values):
+                raise ValueError("values: each may stand there once")
+        return self
+
+
+class Column(Values):
+    """A column of the dataset.
+
+    :param required: whether NULL is refused.
+    :param known: ``before`` the event, so that a feature may use it, or only ``after``.
+    :param privacy: ``drop`` (not stored), ``mask`` (stored as ``***``) or ``{hash: connection}``.
+    """
+
+    required: bool = False
+    known: Literal["before", "after"] = "before"
+    privacy: Literal["drop", "mask"] | HashPrivacy | None = None
+
+    @model_validator(mode="after")
+    def _privacy_fits(self) -> Column:
+        if self.privacy not in (None, "drop") and self.type != "string":
+            raise ValueError(f"privacy: mask and hash are for string; the type is {self.type}")
+        return self
+
+
+class RowBand(Strict):
+    """How far the rows of a day may lie from the mean of the days before.
+
+    :param within: largest relative distance, such as 60%.
+    :param of: how far back to look, such as 28 days; with fewer than 7 days there, nothing is checked.
+    """
+
+    within: Share
+    of: Duration
+
+
+class Limits(Strict):
+    """What a whole day must fulfil to become visible.
+
+    :param bad_rows: largest share of rows in quarantine.
+    :param rows: band of the number of rows.
+    :param fresh: the newest event may be at most this much older than the end of the day.
+    """
+
+    bad_rows: Share = 0.01
+    rows: RowBand | None = None
+    fresh: Duration | None = None
+
+
+class Contract(Strict):
+    """What the rows of a dataset promise.
+
+    :param key: the columns that name a row; of rows with one key, one is kept.
+    :param event_time: the timestamp column that says when the event is or was due.
+    :param partition: the unit that is published and replaced; ``day`` of the event time, UTC.
+    :param columns: the columns by name. Source columns that are not listed are not read.
+    :param limits: what a day must fulfil.
+    """
+
+    key: list[Name] = Field(min_length=1)
+    event_time: Name
+    partition: Literal["day"] = "day"
+    columns: dict[Name, Column] = Field(min_length=1)
+    limits: Limits = Limits()
+
+
+class Join(Strict):
+    """Columns looked up from another file.
+
+    Without ``as_of``: the row with equal ``on``. With it: of the rows with equal ``on``, the latest whose ``as_of`` is at
+    least ``delay`` and at most ``tolerance`` before the event, so that a row never sees what was measured after it.
+    A looked-up value outside its range or values becomes NULL and is counted.
+
+    :param name: how features call it: ``name.column``.
+    :param path: the file; with ``{date}`` one a day.
+    :param on: columns of both sides that must be equal.
+    :param as_of: the timestamp column of the looked-up file.
+    :param delay: how long it takes until a measurement is known.
+    :param tolerance: how old a measurement may be.
+    :param columns: the looked-up columns.
+    """
+
+    name: Name
+    path: str
+    format: Literal["csv", "json", "parquet"] = "csv"
+    on: list[Name] = Field(min_length=1)
+    as_of: Name | None = None
+    delay: Duration = Field(default="0s", validate_default=True)  # type: ignore[assignment]
+    tolerance: Duration = Field(default="1 day", validate_default=True)  # type: ignore[assignment]
+    columns: dict[Name, Values] = Field(min_length=1)
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """``visib: double`` is short for ``visib: {type: double}``."""
+        if isinstance(value, dict):
+            return {key: {"type": item} if isinstance(item, str) else item for key, item in value.items()}
+        return value
+
+
+class Source(Strict):
+    """Where the raw rows are.
+
+    :param format: of the files: ``csv`` with a header line, ``json`` lines, or ``parquet``.
+    :param path: the file of a day; ``{date}`` is its date, other names in braces are places of the spec.
+    :param null_values: texts that mean NULL.
+    :param joins: what is looked up for each row.
+    """
+
+    format: Literal["csv", "json", "parquet"] = "csv"
+    path: str
+    null_values: list[str] = ["", "NA"]
+    joins: list[Join] = []
+
+    @field_validator("path")
+    @classmethod
+    def _by_day(cls, value: str) -> str:
+        if "{date}" not in value:
+            raise ValueError("expected one file a day: a path with {date} in it")
+        return value

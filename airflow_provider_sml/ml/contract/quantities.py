@@ -1,0 +1,65 @@
+"""Durations and shares as people write them in YAML: ``36h``, ``120 days``, ``10m``, ``1%``, ``0.01``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_UNITS = {
+    "s": 1, "second": 1, "seconds": 1,
+    "m": 60, "min": 60, "minute": 60, "minutes": 60,
+    "h": 3600, "hour": 3600, "hours": 3600,
+    "d": 86400, "day": 86400, "days": 86400,
+    "w": 604800, "week": 604800, "weeks": 604800,
+}  # fmt: skip
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def duration(value: Any) -> dt.timedelta:
+    """Read a duration.
+
+    :param value: text such as ``"36h"`` or ``"120 days"``, or a timedelta.
+    :raises ValueError: when it is neither.
+    """
+    if isinstance(value, dt.timedelta):
+        return value
+    match = _DURATION.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match is None or match.group(2) not in _UNITS:
+        raise ValueError("expected a number and a unit, such as 10m, 36h or 120 days")
+    return dt.timedelta(seconds=float(match.group(1)) * _UNITS[match.group(2)])
+
+
+def share(value: Any) -> float:
+    """Read a share of a whole.
+
+    :param value: text such as ``"1%"``, or a number from 0 to 1.
+    :raises ValueError: when it is neither.
+    """
+    if isinstance(value, str) and (match := _SHARE.fullmatch(value.strip())):
+        value = float(match.group(1)) / 100
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError("expected a share such as 1% or 0.01, from 0 to 1")
+    return float(value)
+
+
+def _write_duration(value: dt.timedelta) -> str:
+    return f"{value.total_seconds():g}s"
+
+
+Duration = Annotated[
+    dt.timedelta,
+    BeforeValidator(duration),
+    PlainSerializer(_write_duration, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*[a-z]+$", "examples": ["10m", "36h", "120 days"]}),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(share),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}]}
+    ),
+]

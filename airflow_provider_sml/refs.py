@@ -1,0 +1,251 @@
+"""What passes between tasks: small frozen value objects that name exactly what was made.
+
+Each is a few hundred bytes of JSON in XCom; the data itself lies in the lake, in MLflow or on disk. ``to_xcom`` gives a
+plain dictionary, which every XCom backend stores; ``load`` takes one back, whether it comes as the object, as that
+dictionary, or as JSON text out of a template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from airflow_provider_sml.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Base of the value objects."""
+
+    kind: ClassVar[str] = "ref"
+
+    def to_xcom(self) -> dict[str, Any]:
+        """The object as a dictionary of plain JSON values, with its kind."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def load(cls, value: Any) -> Self:
+        """Take an object back from XCom.
+
+        :param value: the object itself, its dictionary, or that dictionary as JSON text.
+        :raises ConfigurationError: when the value is something else.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                pass
+        if isinstance(value, Mapping) and value.get("kind") == cls.kind:
+            names = {field.name for field in fields(cls)}
+            if names >= set(value) - {"kind"}:
+                return cls(**{key: item for key, item in value.items() if key != "kind"})
+        found = f"a {value['kind']}" if isinstance(value, Mapping) and "kind" in value else repr(value)[:200]
+        raise ConfigurationError(
+            f"a {cls.kind} was asked for",
+            expected=f"the output of a task that makes a {cls.kind}",
+            found=found,
+            todo="pass the .output of that task",
+        )
+
+
+@dataclass(frozen=True)
+class StagedRef(Ref):
+    """Files written to a fresh place, checked by nobody yet and visible to no reader.
+
+    :param lake: location of the lake.
+    :param table: name of the table they are meant for.
+    :param uri: the folder of the run: ``data/``, ``quarantine/`` and ``report.json`` lie in it.
+    :param first: first day of the interval, ``YYYY-MM-DD``.
+    :param last: last day of the interval, inclusive.
+    :param rows_in: rows read from the source.
+    :param rows_good: rows that fulfil the contract.
+    :param rows_bad: rows in quarantine.
+    """
+
+    kind: ClassVar[str] = "staged"
+    lake: str
+    table: str
+    uri: str
+    first: str
+    last: str
+    rows_in: int
+    rows_good: int
+    rows_bad: int
+
+
+@dataclass(frozen=True)
+class SnapshotRef(Ref):
+    """One state of a lake table.
+
+    :param lake: location of the lake.
+    :param table: name of the table.
+    :param snapshot_id: Iceberg's id of the snapshot: the version of the data.
+    :param first: first day that this publish replaced.
+    :param last: last day that it replaced, inclusive.
+    :param rows: rows of those days.
+    :param total_rows: rows of the whole table at this snapshot.
+    """
+
+    kind: ClassVar[str] = "snapshot"
+    lake: str
+    table: str
+    snapshot_id: int
+    first: str
+    last: str
+    rows: int
+    total_rows: int
+
+
+@dataclass(frozen=True)
+class SampleRef(Ref):
+    """A drawn sample: parquet files by split, with a manifest.
+
+    :param uri: folder of the sample; ``manifest.json`` and a folder per split lie in it.
+    :param sample_id: hash of everything that decides its content.
+    :param table: the table it was drawn from.
+    :param snapshot_id: the snapshot it was drawn from.
+    :param method: ``all`` or ``hash``.
+    :param rate: share of the rows kept in the training split, 0 to 1.
+    :param rows: rows of each split.
+    """
+
+    kind: ClassVar[str] = "sample"
+    uri: str
+    sample_id: str
+    table: str
+    snapshot_id: int
+    method: str
+    rate: float
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ModelRef(Ref):
+    """A trained model that is not registered yet.
+
+    :param uri: folder of the model bundle (``model.ubj``, ``bundle.json``).
+    :param model_id: hash of what decides the model: sample, features, parameters.
+    :param digest: SHA-256 of the model's bytes.
+    :param sample_id: the sample it was trained on.
+    :param rounds: number of boosting rounds kept.
+    """
+
+    kind: ClassVar[str] = "model"
+    uri: str
+    model_id: str
+    digest: str
+    sample_id: str
+    rounds: int
+
+
+@dataclass(frozen=True)
+class EvaluationRef(Ref):
+    """The evaluation of a model on rows it has not seen.
+
+    :param uri: folder with ``evaluation.json`` and ``evaluation.html``.
+    :param model_id: the model that was evaluated.
+    :param rows: number of rows.
+    :param auc: area under the ROC curve.
+    :param auc_low: lower end of its 95 % bootstrap interval.
+    :param auc_high: upper end.
+    :param baseline_auc: the AUC of the plain baseline on the same rows.
+    :param ece: expected calibration error, 0 to 1.
+    """
+
+    kind: ClassVar[str] = "evaluation"
+    uri: str
+    model_id: str
+    rows: int
+    auc: float
+    auc_low: float
+    auc_high: float
+    baseline_auc: float | None
+    ece: float
+
+
+@dataclass(frozen=True)
+class ModelVersionRef(Ref):
+    """A version in the MLflow registry.
+
+    :param registry: tracking URI of the registry, without any secret.
+    :param name: registered model.
+    :param version: version number, as MLflow's text.
+    :param run_id: the MLflow run that logged it.
+    :param model_id: the trained model's id.
+    """
+
+    kind: ClassVar[str] = "model_version"
+    registry: str
+    name: str
+    version: str
+    run_id: str
+    model_id: str
+
+
+@dataclass(frozen=True)
+class VerdictRef(Ref):
+    """What the gate said of a version.
+
+    :param name: registered model.
+    :param version: version number.
+    :param passed: whether every check passed.
+    :param checks: number of checks.
+    :param failed: names of the failed ones.
+    :param uri: folder with ``gate.json`` and ``gate.html``.
+    """
+
+    kind: ClassVar[str] = "verdict"
+    name: str
+    version: str
+    passed: bool
+    checks: int
+    failed: list[str]
+    uri: str
+
+
+@dataclass(frozen=True)
+class EndpointRef(Ref):
+    """An endpoint that serves a version.
+
+    :param name: endpoint.
+    :param target: where it runs: ``local``.
+    :param url: address of ``POST /invocations``.
+    :param model: registered model.
+    :param version: the version it serves.
+    :param parity_rows: stored rows on which the endpoint and the stored model gave the same score.
+    """
+
+    kind: ClassVar[str] = "endpoint"
+    name: str
+    target: str
+    url: str
+    model: str
+    version: str
+    parity_rows: int
+
+
+@dataclass(frozen=True)
+class ReportRef(Ref):
+    """One night's monitoring report.
+
+    :param model: model that was monitored.
+    :param day: the day of the data, ``YYYY-MM-DD``.
+    :param verdict: ``quiet`` or ``drift``.
+    :param share: share of the columns that drifted, 0 to 1.
+    :param drifted: columns that drifted, the furthest first.
+    :param rows: rows of the day.
+    :param uri: the HTML report; the same path ending in ``.json`` holds the numbers.
+    """
+
+    kind: ClassVar[str] = "report"
+    model: str
+    day: str
+    verdict: str
+    share: float
+    drifted: list[str]
+    rows: int
+    uri: str
