@@ -19,9 +19,7 @@ class SmlError(Exception):
 
     retryable = True
 
-    def __init__(
-        self, message: str, *, expected: object = None, found: object = None, todo: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, expected: object = None, found: object = None, todo: str | None = None) -> None:
         self.message = message
         self.expected = expected
         self.found = found

@@ -130,9 +130,7 @@ class Dataset(Strict):
     @cached_property
     def table_columns(self) -> list[tuple[str, Type]]:
         """Columns of the lake table in order: the contract's, the features, the label, the partition."""
-        columns = [
-            (name, column.type) for name, column in self.contract.columns.items() if column.privacy != "drop"
-        ]
+        columns = [(name, column.type) for name, column in self.contract.columns.items() if column.privacy != "drop"]
         columns += [(f.name, f.type) for f in self.feature_list if f.name not in self.contract.columns]
         return [*columns, (LABEL, "int"), (PARTITION, "date")]
 
@@ -154,8 +152,13 @@ class Dataset(Strict):
         contract = self.contract
         for name in contract.columns:
             if name in RESERVED:
-                yield ("contract", "columns", name), ConfigurationError(
-                    f"the name {name} is taken by the library", expected=f"none of {', '.join(sorted(RESERVED))}", found=name
+                yield (
+                    ("contract", "columns", name),
+                    ConfigurationError(
+                        f"the name {name} is taken by the library",
+                        expected=f"none of {', '.join(sorted(RESERVED))}",
+                        found=name,
+                    ),
                 )
         for position, name in enumerate(contract.key):
             if name not in contract.columns:
@@ -165,10 +168,13 @@ class Dataset(Strict):
             return
         column = contract.columns[contract.event_time]
         if column.type != "timestamp" or column.privacy is not None:
-            yield ("contract", "event_time"), ConfigurationError(
-                f"contract.event_time is {contract.event_time}",
-                expected="a timestamp column without privacy treatment",
-                found=f"a {column.type}" + (f" with {column.privacy}" if column.privacy else ""),
+            yield (
+                ("contract", "event_time"),
+                ConfigurationError(
+                    f"contract.event_time is {contract.event_time}",
+                    expected="a timestamp column without privacy treatment",
+                    found=f"a {column.type}" + (f" with {column.privacy}" if column.privacy else ""),
+                ),
             )
 
     def _join_problems(self) -> Iterator[tuple[Place, SmlError]]:
@@ -176,15 +182,21 @@ class Dataset(Strict):
         for position, join in enumerate(self.source.joins):
             place = ("source", "joins", position)
             if join.name in self.contract.columns or names.count(join.name) > 1:
-                yield (*place, "name"), ConfigurationError(
-                    f"the join's name {join.name} is taken", expected="a name of its own", found=join.name
+                yield (
+                    (*place, "name"),
+                    ConfigurationError(
+                        f"the join's name {join.name} is taken", expected="a name of its own", found=join.name
+                    ),
                 )
             for key in join.on:
                 if key not in self.contract.columns:
                     yield (*place, "on"), _unknown(f"join {join.name}", key, self.contract.columns)
             if "{date}" in join.path and join.as_of is None:
-                yield (*place, "path"), ConfigurationError(
-                    f"join {join.name} reads one file a day", expected="as_of, the time of its rows", found="none"
+                yield (
+                    (*place, "path"),
+                    ConfigurationError(
+                        f"join {join.name} reads one file a day", expected="as_of, the time of its rows", found="none"
+                    ),
                 )
 
     def _label_problems(self) -> Iterator[tuple[Place, SmlError]]:
@@ -194,8 +206,13 @@ class Dataset(Strict):
             yield ("label",), error
             return
         if expression.type not in ("boolean", "int"):
-            yield ("label",), ConfigurationError(
-                f"label: {self.label!r}", expected="a condition, or a whole number that is 0 or 1", found=expression.type
+            yield (
+                ("label",),
+                ConfigurationError(
+                    f"label: {self.label!r}",
+                    expected="a condition, or a whole number that is 0 or 1",
+                    found=expression.type,
+                ),
             )
 
     def _feature_problems(self, name: str) -> Iterator[tuple[Place, SmlError]]:
@@ -209,24 +226,35 @@ class Dataset(Strict):
         if name in RESERVED:
             yield place, ConfigurationError(f"the name {name} is taken by the library", found=name)
         if name in self.contract.columns and not (expression.is_column and name in expression.columns):
-            yield place, ConfigurationError(
-                f"features.{name} has the name of a column",
-                expected=f"another name, or the column itself ({name}: {name})",
-                found=text,
+            yield (
+                place,
+                ConfigurationError(
+                    f"features.{name} has the name of a column",
+                    expected=f"another name, or the column itself ({name}: {name})",
+                    found=text,
+                ),
             )
         yield from self._leak_problems(name, expression)
         if expression.type in ("timestamp", "date"):
-            yield place, ConfigurationError(
-                f"features.{name} is a {expression.type}", expected="a number, a condition or a category", found=text
+            yield (
+                place,
+                ConfigurationError(
+                    f"features.{name} is a {expression.type}",
+                    expected="a number, a condition or a category",
+                    found=text,
+                ),
             )
         if expression.type == "string":
             only = next(iter(expression.columns)) if expression.is_column else None
             if only is None or not self.values[only].values:
-                yield place, ConfigurationError(
-                    f"features.{name} is text, so it is a category",
-                    expected="one column whose values the contract lists",
-                    found=text,
-                    todo=f"give contract.columns.{only or '...'} its values: [...]",
+                yield (
+                    place,
+                    ConfigurationError(
+                        f"features.{name} is text, so it is a category",
+                        expected="one column whose values the contract lists",
+                        found=text,
+                        todo=f"give contract.columns.{only or '...'} its values: [...]",
+                    ),
                 )
 
     def _leak_problems(self, name: str, expression: Expression) -> Iterator[tuple[Place, SmlError]]:
@@ -244,11 +272,14 @@ class Dataset(Strict):
             elif column.privacy is not None:
                 why = "the contract hides it"
             if why:
-                yield ("features", name), ConfigurationError(
-                    f"features.{name} uses {column_name}, but {why}",
-                    expected="columns that are known before the event",
-                    found=self.features[name],
-                    todo="leave the feature out",
+                yield (
+                    ("features", name),
+                    ConfigurationError(
+                        f"features.{name} uses {column_name}, but {why}",
+                        expected="columns that are known before the event",
+                        found=self.features[name],
+                        todo="leave the feature out",
+                    ),
                 )
 
     # --- making ---------------------------------------------------------------------------------------------------
@@ -278,9 +309,7 @@ class Dataset(Strict):
         if values.values is not None:
             listed = ", ".join(_constant(value) for value in values.values)
             shown = listed if len(listed) < 200 else listed[:200] + ", ..."
-            yield self._rule(
-                name, "values", f"coalesce({name} IN ({listed}), TRUE)", f"must be one of {shown}"
-            )
+            yield self._rule(name, "values", f"coalesce({name} IN ({listed}), TRUE)", f"must be one of {shown}")
 
     def _rule(self, column: str, kind: Literal["required", "range", "values"], text: str, promise: str) -> Rule:
         return Rule(f"{column}:{kind}", column, compile(text, {column: self.types[column]}), promise)

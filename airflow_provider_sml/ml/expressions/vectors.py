@@ -180,7 +180,9 @@ def _field(kind: str) -> Callable[[np.ndarray], np.ndarray]:
             return (days - months.astype("datetime64[D]")).astype(np.int64) + 1
         if kind == "weekday":  # day 0 of the epoch was a Thursday
             return (days.astype(np.int64) + 3) % 7
-        unit, base = {"hour": ("datetime64[h]", days), "minute": ("datetime64[m]", values.astype("datetime64[h]"))}[kind]
+        unit, base = {"hour": ("datetime64[h]", days), "minute": ("datetime64[m]", values.astype("datetime64[h]"))}[
+            kind
+        ]
         return (values.astype(unit) - base.astype(unit)).astype(np.int64)
 
     return compute
