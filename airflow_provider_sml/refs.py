@@ -7,6 +7,7 @@ dictionary, or as JSON text out of a template.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -35,10 +36,8 @@ class Ref:
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value = json.loads(value)
-            except ValueError:
-                pass
         if isinstance(value, Mapping) and value.get("kind") == cls.kind:
             names = {field.name for field in fields(cls)}
             if names >= set(value) - {"kind"}:

@@ -130,7 +130,9 @@ class Dataset(Strict):
     @cached_property
     def table_columns(self) -> list[tuple[str, Type]]:
         """Columns of the lake table in order: the contract's, the features, the label, the partition."""
-        columns = [(name, column.type) for name, column in self.contract.columns.items() if column.privacy != "drop"]
+        columns: list[tuple[str, Type]] = [
+            (name, column.type) for name, column in self.contract.columns.items() if column.privacy != "drop"
+        ]
         columns += [(f.name, f.type) for f in self.feature_list if f.name not in self.contract.columns]
         return [*columns, (LABEL, "int"), (PARTITION, "date")]
 

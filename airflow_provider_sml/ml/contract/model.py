@@ -128,8 +128,8 @@ class Contract(Strict):
 class Join(Strict):
     """Columns looked up from another file.
 
-    Without ``as_of``: the row with equal ``on``. With it: of the rows with equal ``on``, the latest whose ``as_of`` is at
-    least ``delay`` and at most ``tolerance`` before the event, so that a row never sees what was measured after it.
+    Without ``as_of``: the row with equal ``on``. With it: of the rows with equal ``on``, the latest whose ``as_of`` is
+    at least ``delay`` and at most ``tolerance`` before the event, so that a row never sees what came after it.
     A looked-up value outside its range or values becomes NULL and is counted.
 
     :param name: how features call it: ``name.column``.
@@ -146,8 +146,8 @@ class Join(Strict):
     format: Literal["csv", "json", "parquet"] = "csv"
     on: list[Name] = Field(min_length=1)
     as_of: Name | None = None
-    delay: Duration = Field(default="0s", validate_default=True)  # type: ignore[assignment]
-    tolerance: Duration = Field(default="1 day", validate_default=True)  # type: ignore[assignment]
+    delay: Duration = Field(default="0s", validate_default=True)
+    tolerance: Duration = Field(default="1 day", validate_default=True)
     columns: dict[Name, Values] = Field(min_length=1)
 
     @field_validator("columns", mode="before")

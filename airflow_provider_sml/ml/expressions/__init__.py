@@ -31,6 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["SQL_TYPES", "TYPES", "Dialect", "Expression", "Type", "compile", "identifier", "literal", "physical"]
 
 
+# In this order: True is an int and a datetime is a date for Python.
+_LITERALS: tuple[tuple[type, Type], ...] = (
+    (bool, "boolean"),
+    (int, "int"),
+    (float, "double"),
+    (str, "string"),
+    (dt.datetime, "timestamp"),
+    (dt.date, "date"),
+)
+
+
 def physical(name: str) -> str:
     """The name of a column in files and tables: a joined column's dot becomes two underscores."""
     return name.replace(".", "__")
@@ -179,11 +190,9 @@ def _check_constants(node: syntax.Call, function: Function, text: str) -> None:
 
 
 def _literal_type(value: Any) -> Type:
-    for python, kind in (
-        (bool, "boolean"), (int, "int"), (float, "double"), (str, "string"), (dt.datetime, "timestamp"), (dt.date, "date"),
-    ):  # fmt: skip
+    for python, kind in _LITERALS:
         if isinstance(value, python):
-            return kind  # type: ignore[return-value]
+            return kind
     return "null"
 
 
