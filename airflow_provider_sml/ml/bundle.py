@@ -140,7 +140,7 @@ class Scorer:
 def encode_feature(feature: Feature, vector: Vector) -> np.ndarray:
     """One feature as float64: numbers as they are, categories as their position in the contract, NaN for NULL.
 
-    A value that is not one of the categories is NaN: the contract has kept it out of training and refuses it at serving.
+    A value that is not one of the categories is NaN; the contract keeps such rows out of training and of serving.
     """
     if feature.categories is None:
         return vector.as_double()
