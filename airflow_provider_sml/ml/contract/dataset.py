@@ -165,11 +165,16 @@ class Dataset(Strict):
         for position, name in enumerate(contract.key):
             if name not in contract.columns:
                 yield ("contract", "key", position), _unknown("contract.key", name, contract.columns)
+            elif not contract.columns[name].required:
+                yield ("contract", "key", position), ConfigurationError(
+                    f"contract.key names {name}", expected="required columns", found=f"{name} may be NULL",
+                    todo=f"give contract.columns.{name} required: true",
+                )
         if contract.event_time not in contract.columns:
             yield ("contract", "event_time"), _unknown("contract.event_time", contract.event_time, contract.columns)
             return
         column = contract.columns[contract.event_time]
-        if column.type != "timestamp" or column.privacy is not None:
+        if column.type != "timestamp" or column.privacy is not None or not column.required:
             yield (
                 ("contract", "event_time"),
                 ConfigurationError(
