@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from airflow_provider_sml.errors import ConfigurationError, ExpressionError, SmlError
 from airflow_provider_sml.ml.contract.model import Contract, Name, Source, Strict, Values
-from airflow_provider_sml.ml.expressions import Expression, Type, compile
+from airflow_provider_sml.ml.expressions import Expression, Type, compile, physical
 
 PARTITION = "event_date"
 LABEL = "label"
@@ -129,10 +129,11 @@ class Dataset(Strict):
 
     @cached_property
     def table_columns(self) -> list[tuple[str, Type]]:
-        """Columns of the lake table in order: the contract's, the features, the label, the partition."""
+        """Columns of the lake table in order: the contract's, looked-up ones, the features, the label, the partition."""
         columns: list[tuple[str, Type]] = [
             (name, column.type) for name, column in self.contract.columns.items() if column.privacy != "drop"
         ]
+        columns += [(physical(name), values.type) for name, values in self.request_columns.items() if "." in name]
         columns += [(f.name, f.type) for f in self.feature_list if f.name not in self.contract.columns]
         return [*columns, (LABEL, "int"), (PARTITION, "date")]
 

@@ -114,7 +114,7 @@ def _outputs(dataset: Dataset) -> list[dict[str, str]]:
     features = {feature.name: feature for feature in dataset.feature_list}
     outputs = []
     for name, _ in dataset.table_columns:
-        if name in dataset.contract.columns:
+        if name in dataset.contract.columns or "__" in name:
             sql = identifier(name, "spark")
         elif name == LABEL:
             sql = f"CAST({dataset.label_expression.sql('spark')} AS BIGINT)"

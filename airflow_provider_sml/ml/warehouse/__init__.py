@@ -1,0 +1,1 @@
+"""The warehouse: tables for analysts, published from the lake's snapshots."""

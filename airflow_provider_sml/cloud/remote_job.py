@@ -1,0 +1,160 @@
+"""Remote jobs: whatever runs outside the task, driven by four verbs.
+
+An adapter knows how one service submits, shows, finishes and cancels a job; it holds plain JSON values only, so that a
+trigger in another process can make it again. What to do with a poll's outcome is decided once, in :class:`JobWatch`,
+which does no I/O and does not sleep; the operator and the trigger both ask it.
+
+A job's name is derived from the DAG, the task, the run and the map index. ``submit`` under a name that already runs
+attaches to that job, so a retry after a crash never starts a second one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Protocol, Self
+
+from airflow_provider_sml.errors import ConfigurationError, JobError
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether it stays like this."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One look at a job.
+
+    :param state: where it stands.
+    :param message: what the service says, for a person; the reason when it failed.
+    :param progress: new lines of its output, for the task log.
+    :param configuration: whether the failure is one that a retry cannot mend.
+    """
+
+    state: JobState
+    message: str = ""
+    progress: tuple[str, ...] = ()
+    configuration: bool = False
+
+
+class RemoteJob(Protocol):
+    """The adapter of one service."""
+
+    def submit(self, secrets: dict[str, str] | None = None) -> str:
+        """Start the job, or attach to the one of this name that runs already; gives the job's id.
+
+        :param secrets: what the job needs and nobody may see; kept out of ``describe`` and of every record.
+        """
+
+    def status(self, job_id: str) -> JobStatus:
+        """Look at the job."""
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """What a succeeded job made: plain JSON, below 1 kB."""
+
+    def cancel(self, job_id: str) -> None:
+        """End the job, also when it has ended already."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next: ``wait``, ``done`` or ``fail``."""
+
+    action: str
+    message: str = ""
+    retryable: bool = True
+    cancel: bool = False
+
+
+@dataclass
+class JobWatch:
+    """Decides what follows from each poll.
+
+    :param name: of the job, for messages.
+    :param deadline: seconds since the epoch after which the job is cancelled; None for never.
+    :param max_errors: failed polls in a row that are survived; the job itself may be well.
+    """
+
+    name: str
+    deadline: float | None = None
+    max_errors: int = 10
+    errors: int = 0
+
+    def decide(self, outcome: JobStatus | Exception, now: float) -> Step:
+        """The next step.
+
+        :param outcome: what a poll gave, or the exception it raised.
+        :param now: seconds since the epoch.
+        """
+        late = self.deadline is not None and now >= self.deadline
+        if isinstance(outcome, Exception):
+            self.errors += 1
+            if self.errors > self.max_errors or late:
+                return Step(
+                    "fail", f"job {self.name} could not be asked {self.errors} times in a row, the last time: {outcome}. "
+                    "It was left running; a retry attaches to it.",
+                )  # fmt: skip
+            return Step("wait", f"job {self.name} could not be asked: {outcome}")
+        self.errors = 0
+        if outcome.state is JobState.SUCCEEDED:
+            return Step("done")
+        if outcome.state.final:
+            said = f": {outcome.message}" if outcome.message else ""
+            return Step("fail", f"job {self.name} {outcome.state}{said}", retryable=not outcome.configuration)
+        if late:
+            return Step("fail", f"job {self.name} was still {outcome.state} at its deadline and was cancelled", cancel=True)
+        return Step("wait")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Base of the adapters: makes them again from their path and their JSON values."""
+
+    path: ClassVar[str] = ""
+
+    def describe(self) -> dict[str, Any]:
+        """The adapter as JSON, for a trigger."""
+        kind = type(self)
+        return {"adapter": f"{kind.__module__}.{kind.__qualname__}", "arguments": asdict(self)}
+
+    @classmethod
+    def load(cls, described: dict[str, Any]) -> Self:
+        """The adapter that ``describe`` described."""
+        module, _, name = described["adapter"].rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        if not issubclass(kind, Adapter):
+            raise ConfigurationError("not an adapter of a remote job", expected="an Adapter", found=described["adapter"])
+        return kind(**described["arguments"])  # type: ignore[return-value]
+
+
+def job_name(*parts: str, limit: int = 63) -> str:
+    """A name that many services take: letters, digits and hyphens, unique by a hash when it must be cut.
+
+    :param parts: what makes the job itself: dag, task, run, map index.
+    :param limit: longest name; 63 is SageMaker's.
+    """
+    whole = "-".join(parts)
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
+    readable = re.sub(r"[^a-zA-Z0-9]+", "-", whole).strip("-")[: limit - 11].strip("-")
+    return f"{readable}-{digest}"
+
+
+def failure(step: Step) -> JobError:
+    """The error of a failed step."""
+    error = JobError(step.message)
+    error.retryable = step.retryable
+    return error
