@@ -1,14 +1,14 @@
 """Run Airflow with its UI on this project; Ctrl-C ends all of it.
 
-What it does: prepares ``.airflow`` (settings, keys, the password, the SQLite database), starts the API server, the
+What it does: prepares ``.airflow`` (settings, keys, the password, the SQLite database), starts the API servers, the
 scheduler, the DAG processor and the triggerer, waits until Airflow reports itself healthy, and prints where to log in.
 Everything listens on 127.0.0.1 only. The log-in is a real one; its password and the keys lie in ``.airflow``, readable
 by their owner alone.
 
 How it ends: at Ctrl-C, SIGTERM or a closed terminal the scheduler, the DAG processor, the triggerer and whatever tasks
 left running in the background (a scoring endpoint, say) are asked to stop; tasks get six seconds for their ``on_kill``,
-are then killed, and are reported as failed while the API server still answers; last comes the API server. What is still
-there after that is killed. A second Ctrl-C kills at once. One component that ends by itself ends all of them.
+are then killed, and are reported as failed; last come the API servers. What is still there after that is killed. A
+second Ctrl-C kills at once. One component that ends by itself ends all of them.
 
 What it does not do: serve other people. It is for one developer's machine: SQLite, two tasks at a time, no TLS.
 """
@@ -43,12 +43,16 @@ FIRST_PORT = 8080
 USER = "admin"
 HEALTHY_WITHIN = 240  # seconds; a cold start on two busy cores takes one minute
 PARSED_WITHIN = 60  # seconds after that for the first look at dags/
+# The tasks have an API server of their own. In a shared one, a write of the UI that waits for SQLite's lock blocks the
+# event loop that a task's request needs to release that lock, until SQLite gives up and the UI shows an error.
 COMPONENTS = {
-    "api-server": ["api-server", "--host", HOST, "--workers", "1"],
+    "api_server": ["api-server", "--host", HOST, "--workers", "1", "--apps", "core"],
+    "execution_api": ["api-server", "--host", HOST, "--workers", "1", "--apps", "execution"],
     "scheduler": ["scheduler", "--skip-serve-logs"],
-    "dag-processor": ["dag-processor"],
+    "dag_processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+SERVERS = ("api_server", "execution_api")
 
 
 def main() -> int:
@@ -56,9 +60,9 @@ def main() -> int:
     HOME.mkdir(mode=0o700, exist_ok=True)
     HOME.chmod(0o700)
     lock = lock_project()
-    port = free_port()
-    url = f"http://{HOST}:{port}"
-    password, env = settings(port)
+    ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
+    url = f"http://{HOST}:{ports['api_server']}"
+    password, env = settings(**ports)
     lock.write(f"pid {os.getpid()}, {url}\n")
     lock.flush()
 
@@ -72,7 +76,7 @@ def main() -> int:
         if not stop:
             say("Starting Airflow ...")
             for name, arguments in COMPONENTS.items():
-                more = ["--port", str(port)] if name == "api-server" else []
+                more = ["--port", str(ports[name])] if name in ports else []
                 processes.start(name, arguments + more)
             api = Api(url, password)
             if wait_until_healthy(api, processes, stop):
@@ -119,8 +123,9 @@ def lock_project() -> TextIO:
     return lock
 
 
-def free_port() -> int:
-    """The first free port from 8080 on."""
+def free_ports(count: int) -> list[int]:
+    """The first free ports from 8080 on."""
+    free: list[int] = []
     for port in range(FIRST_PORT, FIRST_PORT + 100):
         with socket.socket() as probe, socket.socket() as client:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,8 +136,10 @@ def free_port() -> int:
                 probe.bind((HOST, port))
             except OSError:
                 continue
-            return port
-    raise SystemExit(f"No port from {FIRST_PORT} to {FIRST_PORT + 99} is free on {HOST}.")
+            free.append(port)
+            if len(free) == count:
+                return free
+    raise SystemExit(f"Fewer than {count} of the ports {FIRST_PORT} to {FIRST_PORT + 99} are free on {HOST}.")
 
 
 def kept_secret(name: str, make: Callable[[], str]) -> Path:
@@ -148,8 +155,8 @@ def kept_secret(name: str, make: Callable[[], str]) -> Path:
     return path
 
 
-def settings(port: int) -> tuple[str, dict[str, str]]:
-    """The password, and the environment of every component.
+def settings(api_server: int, execution_api: int) -> tuple[str, dict[str, str]]:
+    """The password, and the environment of every component; the arguments are the ports of the two servers.
 
     The keys reach Airflow as commands that print them, so that no task finds them in its environment.
     """
@@ -162,7 +169,6 @@ def settings(port: int) -> tuple[str, dict[str, str]]:
     jwt = kept_secret("jwt.key", lambda: secrets.token_urlsafe(64))
     session = kept_secret("session.key", lambda: secrets.token_urlsafe(32))
 
-    url = f"http://{HOST}:{port}"
     auth = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
     airflow = {
         "CORE__DAGS_FOLDER": PROJECT / "dags",
@@ -174,11 +180,11 @@ def settings(port: int) -> tuple[str, dict[str, str]]:
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": False,
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
-        "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{execution_api}/execution/",
         "CORE__FERNET_KEY_CMD": f"cat {shlex.quote(str(fernet))}",
-        "API__BASE_URL": url,
+        "API__BASE_URL": f"http://{HOST}:{api_server}",
         "API__HOST": HOST,
-        "API__PORT": port,
+        "API__PORT": api_server,
         "API__LOG_FETCH_TIMEOUT_SEC": 1,  # of a running task, which the UI finds on disk anyway
         "API__SECRET_KEY_CMD": f"cat {shlex.quote(str(session))}",
         "API_AUTH__JWT_SECRET_CMD": f"cat {shlex.quote(str(jwt))}",
@@ -304,25 +310,27 @@ class Processes:
 
     def stop(self, request: StopRequest) -> list[int]:
         """End everything, and return the pids of what could not be ended."""
-        server = [pid for pid in self._alive() if self._names[pid] == "api-server"]
-        others = [pid for pid in self._alive() if pid not in server]
+        components = self._alive()
+        servers = [pid for pid in components if self._names[pid] in SERVERS]
+        # Airflow's triggerer needs ten seconds to stop, or a second signal; its triggers go on at the next start.
+        awaited = [pid for pid in components if pid not in servers and self._names[pid] != "triggerer"]
         seen = set(self._family())
 
-        def ended(leaders: list[int]) -> Callable[[], bool]:
-            return lambda: not set(leaders) & set(self._alive())
+        def ended() -> bool:
+            return not set(awaited) & set(self._alive())
 
         if not request.kill:
             # The scheduler's workers pass the signal on to their tasks: on_kill runs, and may end the task or not.
-            signal_groups(others, signal.SIGTERM)
+            signal_groups(set(components) - set(servers), signal.SIGTERM)
             signal_each(self._orphans(), signal.SIGTERM)
-            self._wait_until(ended(others), 6, request)
+            self._wait_until(ended, 6, request)
             seen.update(self._family())
-        if not request.kill and not ended(others)():
+        if not request.kill and not ended():
             # Without their tasks the workers report these as failed and end as well.
-            signal_each(self._outside(server + others), signal.SIGKILL)
-            self._wait_until(ended(others), 8, request)
+            signal_each(self._outside(components), signal.SIGKILL)
+            self._wait_until(ended, 8, request)
         if not request.kill:
-            signal_groups(server + others, signal.SIGTERM)
+            signal_groups(components, signal.SIGTERM)
             self._wait_until(lambda: not self._family(seen), 8, request)
         for _ in range(50):
             left = self._family(seen)
@@ -478,7 +486,7 @@ def wait_until_parsed(api: Api, processes: Processes, stop: StopRequest) -> tupl
             dags, broken = api.dags()
         except urllib.error.HTTPError as error:
             raise NotHealthy(
-                f"The API server answered {error.code} to {error.url}. Its log: {shown(log_of('api-server'))}"
+                f"The API server answered {error.code} to {error.url}. Its log: {shown(log_of('api_server'))}"
             ) from None
         except (OSError, http.client.HTTPException):
             continue  # busy; it is asked again

@@ -116,7 +116,9 @@ class JobWatch:
             said = f": {outcome.message}" if outcome.message else ""
             return Step("fail", f"job {self.name} {outcome.state}{said}", retryable=not outcome.configuration)
         if late:
-            return Step("fail", f"job {self.name} was still {outcome.state} at its deadline and was cancelled", cancel=True)
+            return Step(
+                "fail", f"job {self.name} was still {outcome.state} at its deadline and was cancelled", cancel=True
+            )
         return Step("wait")
 
 
@@ -137,7 +139,9 @@ class Adapter:
         module, _, name = described["adapter"].rpartition(".")
         kind = getattr(importlib.import_module(module), name)
         if not issubclass(kind, Adapter):
-            raise ConfigurationError("not an adapter of a remote job", expected="an Adapter", found=described["adapter"])
+            raise ConfigurationError(
+                "not an adapter of a remote job", expected="an Adapter", found=described["adapter"]
+            )
         return kind(**described["arguments"])  # type: ignore[return-value]
 
 

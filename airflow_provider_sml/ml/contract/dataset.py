@@ -167,9 +167,14 @@ class Dataset(Strict):
             if name not in contract.columns:
                 yield ("contract", "key", position), _unknown("contract.key", name, contract.columns)
             elif not contract.columns[name].required:
-                yield ("contract", "key", position), ConfigurationError(
-                    f"contract.key names {name}", expected="required columns", found=f"{name} may be NULL",
-                    todo=f"give contract.columns.{name} required: true",
+                yield (
+                    ("contract", "key", position),
+                    ConfigurationError(
+                        f"contract.key names {name}",
+                        expected="required columns",
+                        found=f"{name} may be NULL",
+                        todo=f"give contract.columns.{name} required: true",
+                    ),
                 )
         if contract.event_time not in contract.columns:
             yield ("contract", "event_time"), _unknown("contract.event_time", contract.event_time, contract.columns)

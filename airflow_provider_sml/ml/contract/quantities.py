@@ -47,7 +47,8 @@ def share(value: Any) -> float:
 
 
 def _write_duration(value: dt.timedelta) -> str:
-    return f"{value.total_seconds():g}s"
+    seconds = value.total_seconds()
+    return f"{int(seconds)}s" if seconds.is_integer() else f"{seconds:.6f}s"
 
 
 Duration = Annotated[

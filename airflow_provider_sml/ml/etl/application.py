@@ -127,8 +127,10 @@ def read_raw(spark, format_, paths, wanted):
         reader = spark.read.schema(StructType(fields)).option("header", True).option("enforceSchema", True)
         reader = reader.option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
         # Spark prunes columns and then no longer sees that a row has too few or too many values.
-        frame = reader.option("escape", '"').csv(members).select(
-            *[quoted(name) for name in wanted], MALFORMED, F.col("_metadata.file_path").alias("_file")
+        frame = (
+            reader.option("escape", '"')
+            .csv(members)
+            .select(*[quoted(name) for name in wanted], MALFORMED, F.col("_metadata.file_path").alias("_file"))
         )
         frames.append(frame)
     if not frames:
@@ -256,9 +258,7 @@ def join_as_of(left, right, join, event_time):
     window = order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     matched = together.withColumn("_found", F.last("_right", ignorenulls=True).over(window)).where("_side = 1")
     young = F.expr("_found._as_of + make_dt_interval(0, 0, 0, %d) >= _t" % tolerance)
-    return matched.select(
-        "_left.*", *[F.when(young, F.col("_found." + quoted(name))).alias(name) for name in values]
-    )
+    return matched.select("_left.*", *[F.when(young, F.col("_found." + quoted(name))).alias(name) for name in values])
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

@@ -81,9 +81,7 @@ def compile_plan(
                 "name": name,
                 "type": column.type,
                 "privacy": column.model_dump(mode="json")["privacy"],
-                "rules": [
-                    {"name": rule.name, "sql": rule.predicate.sql("spark")} for rule in dataset.rules_of(name)
-                ],
+                "rules": [{"name": rule.name, "sql": rule.predicate.sql("spark")} for rule in dataset.rules_of(name)],
             }
             for name, column in contract.columns.items()
         ],

@@ -42,7 +42,9 @@ class Staged:
         try:
             return cls(folder, json.loads((folder / "report.json").read_text()))
         except FileNotFoundError:
-            raise DataError(f"the run in {folder} wrote no report, so it is incomplete", todo="run the ETL again") from None
+            raise DataError(
+                f"the run in {folder} wrote no report, so it is incomplete", todo="run the ETL again"
+            ) from None
 
     @property
     def data(self) -> list[Path]:
@@ -103,7 +105,9 @@ def _ask_files(dataset: Dataset, staged: Staged) -> dict[dt.date, int]:
     if not staged.data:
         return {}
     contract = dataset.contract
-    visible = [rule for rule in dataset.rules if "." not in rule.column and contract.columns[rule.column].privacy is None]
+    visible = [
+        rule for rule in dataset.rules if "." not in rule.column and contract.columns[rule.column].privacy is None
+    ]
     broken = ", ".join(f"count(*) FILTER (NOT ({rule.predicate.sql('duckdb')}))" for rule in visible) or "0"
     stored = [name for name in contract.key if contract.columns[name].privacy != "drop"]
     key = ", ".join(identifier(name, "duckdb") for name in stored)
@@ -119,7 +123,9 @@ def _ask_files(dataset: Dataset, staged: Staged) -> dict[dt.date, int]:
         for rule, failed in zip(visible, failures, strict=False):
             if failed:
                 raise DataError(
-                    f"{day}: {failed:,} written rows break {rule.name}", expected=rule.promise, todo="report this as a bug"
+                    f"{day}: {failed:,} written rows break {rule.name}",
+                    expected=rule.promise,
+                    todo="report this as a bug",
                 )
         if keys != count:
             raise DataError(f"{day}: rows share a key", expected=f"{count:,} different keys ({key})", found=f"{keys:,}")

@@ -26,9 +26,7 @@ class Metrics:
 
     def __init__(self, model: str, version: str, model_id: str, log: PredictionLog | None) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "sml_requests", "Scoring requests by HTTP status", ["status"], registry=self.registry
-        )
+        self._requests = Counter("sml_requests", "Scoring requests by HTTP status", ["status"], registry=self.registry)
         self._rows = Counter("sml_rows", "Rows scored", registry=self.registry)
         self._seconds = Histogram(
             "sml_request_seconds", "Seconds per scoring request", buckets=BUCKETS, registry=self.registry
@@ -36,7 +34,7 @@ class Metrics:
         info = Gauge("sml_model_info", "The model served", ["model", "version", "model_id"], registry=self.registry)
         info.labels(model, version, model_id).set(1)
         if log is not None:
-            self.registry.register(_LogCollector(log))  # type: ignore[arg-type]
+            self.registry.register(_LogCollector(log))
 
     def request(self, status: int, rows: int, seconds: float) -> None:
         """Count one scoring request.

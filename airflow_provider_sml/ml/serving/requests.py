@@ -119,9 +119,7 @@ class RequestChecker:
 
         return words
 
-    def _column(
-        self, name: str, values: Values, rows: list[dict[str, Any] | None], problems: _Problems
-    ) -> Vector:
+    def _column(self, name: str, values: Values, rows: list[dict[str, Any] | None], problems: _Problems) -> Vector:
         read, expected = _READERS[values.type]
         items: list[Any] = [None] * len(rows)
         for number, row in enumerate(rows):

@@ -61,7 +61,9 @@ class DuckDBWarehouse:
                     "FROM read_parquet(?, union_by_name=true, hive_partitioning=false)",
                     [[file.path for file in files]],
                 )
-            found = connection.execute(f"SELECT count(*) FROM {table} WHERE {PARTITION} BETWEEN ? AND ?", days).fetchone()
+            found = connection.execute(
+                f"SELECT count(*) FROM {table} WHERE {PARTITION} BETWEEN ? AND ?", days
+            ).fetchone()
             assert found is not None
             if found[0] != snapshot.rows:
                 connection.rollback()
@@ -76,7 +78,13 @@ class DuckDBWarehouse:
             )
             connection.execute(
                 "INSERT INTO sml_publishes VALUES (?, ?, ?, ?, ?, ?)",
-                [snapshot.table, *days, snapshot.snapshot_id, snapshot.rows, dt.datetime.now(dt.UTC).replace(tzinfo=None)],
+                [
+                    snapshot.table,
+                    *days,
+                    snapshot.snapshot_id,
+                    snapshot.rows,
+                    dt.datetime.now(dt.UTC).replace(tzinfo=None),
+                ],
             )
             total = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             connection.commit()

@@ -1,0 +1,190 @@
+"""The evaluation of a model on days that lie after everything it was trained on.
+
+Measures with intervals, calibration, slices, a plain baseline (the label's rate by a few columns in the training rows)
+and, where there is one, the champion on the very same rows. Written as ``evaluation.json`` and as one HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.contract import LABEL
+from airflow_provider_sml.ml.expressions import identifier
+from airflow_provider_sml.ml.page import Page
+from airflow_provider_sml.ml.sampling import read_manifest, split_files
+from airflow_provider_sml.ml.training import data, metrics
+from airflow_provider_sml.refs import EvaluationRef, SampleRef
+
+
+def evaluate(
+    bundle: Bundle,
+    sample: SampleRef,
+    folder: Path,
+    *,
+    baseline: Sequence[str] = (),
+    slices: Sequence[str] = (),
+    min_rows: int = 500,
+    champion: tuple[str, Bundle] | None = None,
+) -> EvaluationRef:
+    """Evaluate a model on the test split of a sample.
+
+    :param bundle: the model.
+    :param sample: the sample it was trained on.
+    :param folder: where the result is written.
+    :param baseline: columns whose label rates in training are the baseline.
+    :param slices: columns by whose values the measures are repeated.
+    :param min_rows: smallest slice that is measured.
+    :param champion: the version that is in production, and its model.
+    :raises ConfigurationError: when a column is not in the sample.
+    """
+    test = pa.concat_tables([pq.read_table(path) for path in split_files(sample, "test")])
+    _known([*baseline, *slices], test.column_names)
+    labels = test.column(LABEL).to_numpy().astype(float)
+    scores = Scorer(bundle).score_features(data.matrix(test, bundle.dataset.feature_list))
+    interval = metrics.auc_interval(labels, scores)
+    manifest = read_manifest(sample)
+    result: dict[str, Any] = {
+        "model": bundle.name,
+        "model_id": bundle.model_id,
+        "window": manifest["windows"]["test"],
+        "rows": len(labels),
+        "label_rate": float(labels.mean()),
+        "mean_score": float(scores.mean()),
+        "auc": asdict(interval),
+        "log_loss": metrics.log_loss(labels, scores),
+        "brier": metrics.brier(labels, scores),
+        "ece": metrics.ece(labels, scores),
+        "reliability": metrics.reliability(labels, scores),
+        "baseline": _baseline(sample, test, labels, scores, baseline) if baseline else None,
+        "slices": _slices(test, labels, scores, slices, min_rows),
+        "champion": None,
+    }
+    if champion is not None:
+        version, other = champion
+        missing = [f.name for f in other.dataset.feature_list if f.name not in test.column_names]
+        if missing:
+            result["champion"] = {"version": version, "comparable": False, "missing": missing}
+        else:
+            theirs = Scorer(other).score_features(data.matrix(test, other.dataset.feature_list))
+            result["champion"] = {
+                "version": version,
+                "comparable": True,
+                "auc": metrics.auc(labels, theirs),
+                "difference": asdict(metrics.auc_difference(labels, scores, theirs)),
+            }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(result, indent=1))
+    (folder / "evaluation.html").write_text(_page(result))
+    return EvaluationRef(
+        uri=str(folder),
+        model_id=bundle.model_id,
+        rows=len(labels),
+        auc=round(interval.value, 6),
+        auc_low=round(interval.low, 6),
+        auc_high=round(interval.high, 6),
+        baseline_auc=round(result["baseline"]["auc"], 6) if result["baseline"] else None,
+        ece=round(result["ece"], 6),
+    )
+
+
+def _known(names: Sequence[str], columns: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in columns]
+    if unknown:
+        raise ConfigurationError(
+            "the evaluation names unknown columns", expected=", ".join(columns), found=", ".join(unknown)
+        )
+
+
+def _baseline(
+    sample: SampleRef, test: pa.Table, labels: np.ndarray, scores: np.ndarray, by: Sequence[str]
+) -> dict[str, Any]:
+    """The label's rate of each group in the training rows; an unseen group gets the overall rate."""
+    import duckdb
+
+    keys = ", ".join(identifier(name, "duckdb") for name in by)
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"CREATE TEMP TABLE rates AS SELECT {keys}, avg({LABEL}) AS rate FROM read_parquet(?) GROUP BY {keys}",
+            [[str(path) for path in split_files(sample, "train")]],
+        )
+        overall = connection.execute(
+            f"SELECT avg({LABEL}) FROM read_parquet(?)", [[str(path) for path in split_files(sample, "train")]]
+        ).fetchone()
+        rows = test.select(list(by)).append_column("position", pa.array(range(test.num_rows)))
+        connection.register("test_rows", rows)
+        found = connection.execute(
+            f"SELECT coalesce(rate, ?) AS rate FROM test_rows LEFT JOIN rates USING ({keys}) ORDER BY position",
+            [overall[0] if overall else 0.5],
+        ).fetchnumpy()["rate"]
+    rates = np.asarray(found, dtype=float)
+    return {
+        "by": list(by),
+        "auc": metrics.auc(labels, rates),
+        "log_loss": metrics.log_loss(labels, rates),
+        "difference": asdict(metrics.auc_difference(labels, scores, rates)),
+    }
+
+
+def _slices(
+    test: pa.Table, labels: np.ndarray, scores: np.ndarray, by: Sequence[str], min_rows: int
+) -> list[dict[str, Any]]:
+    found = []
+    for name in by:
+        values = np.array([str(value) for value in test.column(name).to_pylist()])
+        for value in sorted(set(values)):
+            inside = values == value
+            if inside.sum() >= min_rows:
+                found.append(
+                    {
+                        "column": name,
+                        "value": value,
+                        "rows": int(inside.sum()),
+                        "label_rate": float(labels[inside].mean()),
+                        "auc": metrics.auc(labels[inside], scores[inside]),
+                        "ece": metrics.ece(labels[inside], scores[inside]),
+                    }
+                )
+    return found
+
+
+def _page(result: dict[str, Any]) -> str:
+    auc = result["auc"]
+    page = Page(f"Evaluation of {result['model']}")
+    page.text(f"Model {result['model_id']} on {result['rows']:,} rows from {' to '.join(result['window'])}.")
+    rows: list[tuple[str, Any]] = [
+        ("AUC", f"{auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]"),
+        ("Log loss", result["log_loss"]),
+        ("Brier score", result["brier"]),
+        ("Expected calibration error", result["ece"]),
+        ("Label rate", result["label_rate"]),
+        ("Mean score", result["mean_score"]),
+    ]
+    if baseline := result["baseline"]:
+        rows.append((f"AUC of the rates by {' and '.join(baseline['by'])}", baseline["auc"]))
+    if (champion := result["champion"]) and champion["comparable"]:
+        gap = champion["difference"]
+        rows.append(
+            (f"AUC minus that of champion {champion['version']}", f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]")
+        )  # fmt: skip
+    page.table(["Measure", "Value"], rows)
+    page.heading("Calibration")
+    page.table(
+        ["Scores", "Rows", "Mean score", "Observed rate"],
+        [(f"{b['from']:.1f} to {b['to']:.1f}", b["rows"], b["score"], b["rate"]) for b in result["reliability"]],
+    )
+    page.heading("Slices")
+    page.table(
+        ["Slice", "Rows", "Label rate", "AUC", "ECE"],
+        [(f"{s['column']} = {s['value']}", s["rows"], s["label_rate"], s["auc"], s["ece"]) for s in result["slices"]],
+    )
+    return page.render()

@@ -1,0 +1,103 @@
+"""Measures of a binary classifier, with bootstrap intervals. Labels are 0 or 1, scores are probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Area under the ROC curve: the chance that a positive row scores above a negative one, ties counting half.
+
+    :param labels: shape (n,).
+    :param scores: shape (n,).
+    :param weights: shape (n,); None for equal ones.
+    :returns: 0 to 1; NaN when a class is missing.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    order = np.argsort(scores, kind="stable")
+    ordered, positive = scores[order], labels[order] == 1
+    weight = weights[order]
+    # Rows of one score share a group; a positive beats all negative weight below its group and half of that in it.
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    up = np.add.reduceat(np.where(positive, weight, 0.0), starts)
+    down = np.add.reduceat(np.where(positive, 0.0, weight), starts)
+    total = up.sum() * down.sum()
+    if total == 0:
+        return float("nan")
+    below = np.cumsum(down) - down
+    return float((up * (below + down / 2)).sum() / total)
+
+
+def log_loss(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean negative log likelihood; scores are kept 1e-15 away from 0 and 1."""
+    clipped = np.clip(scores, 1e-15, 1 - 1e-15)
+    return float(-np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped))))
+
+
+def brier(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean squared difference of score and label (Brier 1950)."""
+    return float(np.mean((scores - labels) ** 2))
+
+
+def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[dict[str, Any]]:
+    """Mean score and observed rate in bins of equal width; empty bins are left out."""
+    index = np.minimum((scores * bins).astype(int), bins - 1)
+    return [
+        {
+            "from": number / bins,
+            "to": (number + 1) / bins,
+            "rows": int(inside.sum()),
+            "score": float(scores[inside].mean()),
+            "rate": float(labels[inside].mean()),
+        }
+        for number in range(bins)
+        if (inside := index == number).any()
+    ]
+
+
+def ece(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: the mean distance of score and observed rate over bins of equal width, weighted by
+    their rows (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3)."""
+    return sum(abs(b["score"] - b["rate"]) * b["rows"] for b in reliability(labels, scores, bins)) / len(labels)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % bootstrap percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auc_interval(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, seed: int = 7) -> Interval:
+    """AUC with its bootstrap interval; rows are drawn with replacement, as multinomial weights.
+
+    :param labels: shape (n,).
+    :param scores: shape (n,).
+    :param repeats: bootstrap draws.
+    :param seed: of the draws.
+    """
+    drawn = [auc(labels, scores, weights) for weights in _draws(len(labels), repeats, seed)]
+    return _interval(auc(labels, scores), drawn)
+
+
+def auc_difference(
+    labels: np.ndarray, scores: np.ndarray, others: np.ndarray, repeats: int = 200, seed: int = 7
+) -> Interval:
+    """Difference of two models' AUC on the same rows, ``scores`` minus ``others``, by a paired bootstrap."""
+    drawn = [auc(labels, scores, w) - auc(labels, others, w) for w in _draws(len(labels), repeats, seed)]
+    return _interval(auc(labels, scores) - auc(labels, others), drawn)
+
+
+def _draws(rows: int, repeats: int, seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [np.bincount(generator.integers(0, rows, rows), minlength=rows).astype(float) for _ in range(repeats)]
+
+
+def _interval(value: float, drawn: list[float]) -> Interval:
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,1 @@
+"""Measurements against a baseline: ``make bench NAME=x`` runs ``benchmarks/x.py``."""
