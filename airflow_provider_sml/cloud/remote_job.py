@@ -104,10 +104,8 @@ class JobWatch:
         if isinstance(outcome, Exception):
             self.errors += 1
             if self.errors > self.max_errors or late:
-                return Step(
-                    "fail", f"job {self.name} could not be asked {self.errors} times in a row, the last time: {outcome}. "
-                    "It was left running; a retry attaches to it.",
-                )  # fmt: skip
+                message = f"job {self.name} could not be asked {self.errors} times in a row, the last time: {outcome}"
+                return Step("fail", f"{message}. It was left running; a retry attaches to it.")
             return Step("wait", f"job {self.name} could not be asked: {outcome}")
         self.errors = 0
         if outcome.state is JobState.SUCCEEDED:
@@ -125,8 +123,6 @@ class JobWatch:
 @dataclass(frozen=True)
 class Adapter:
     """Base of the adapters: makes them again from their path and their JSON values."""
-
-    path: ClassVar[str] = ""
 
     def describe(self) -> dict[str, Any]:
         """The adapter as JSON, for a trigger."""

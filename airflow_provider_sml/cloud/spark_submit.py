@@ -69,9 +69,12 @@ class SparkSubmitJob(Adapter):
         with (folder / f"{job_id}.log").open("wb") as log:
             process = subprocess.Popen(
                 [*_watched(folder / f"{job_id}.rc"), *self._command()],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment() | (secrets or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment() | (secrets or {}),
                 start_new_session=True,
-            )  # fmt: skip
+            )
         record = {"id": job_id, "pid": process.pid, "started": _started(process.pid), "output": self.output}
         _write(folder / f"{job_id}.json", record)
         _write(folder / "current.json", record)

@@ -129,7 +129,7 @@ class Dataset(Strict):
 
     @cached_property
     def table_columns(self) -> list[tuple[str, Type]]:
-        """Columns of the lake table in order: the contract's, looked-up ones, the features, the label, the partition."""
+        """Columns of the lake table in order: the contract's, looked-up ones, features, the label, the partition."""
         columns: list[tuple[str, Type]] = [
             (name, column.type) for name, column in self.contract.columns.items() if column.privacy != "drop"
         ]

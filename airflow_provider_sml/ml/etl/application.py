@@ -19,7 +19,7 @@ import re
 import sys
 import time
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -84,7 +84,7 @@ def write_text(spark, path, text):
     finally:
         stream.close()
     if not system.rename(temporary, jvm_path):
-        raise OSError("cannot rename %s.tmp" % path)
+        raise OSError(f"cannot rename {path}.tmp")
 
 
 def header(line):
@@ -103,12 +103,12 @@ def read_raw(spark, format_, paths, wanted):
     if format_ != "csv":
         reader = spark.read
         if format_ == "json":
-            fields = [StructField(name, StringType()) for name in wanted + [MALFORMED]]
+            fields = [StructField(name, StringType()) for name in [*wanted, MALFORMED]]
             reader = reader.schema(StructType(fields)).option("columnNameOfCorruptRecord", MALFORMED)
         frame = getattr(reader, format_)(paths)
         lacking = [name for name in wanted if name not in frame.columns]
         if lacking:
-            raise PlanError("%s lacks the columns %s; it has %s" % (paths[0], lacking, frame.columns))
+            raise PlanError(f"{paths[0]} lacks the columns {lacking}; it has {frame.columns}")
         marked = frame if MALFORMED in frame.columns else frame.withColumn(MALFORMED, F.lit(None).cast("string"))
         return marked.select(*[quoted(name) for name in wanted], MALFORMED, F.col("_metadata.file_path").alias("_file"))
     groups = {}
@@ -119,11 +119,11 @@ def read_raw(spark, format_, paths, wanted):
         names = header(line)
         lacking = [name for name in wanted if name not in names]
         if lacking:
-            raise PlanError("%s lacks the columns %s; its header is %s" % (path, lacking, names))
+            raise PlanError(f"{path} lacks the columns {lacking}; its header is {names}")
         groups.setdefault(tuple(names), []).append(path)
     frames = []
     for names, members in groups.items():
-        fields = [StructField(name, StringType()) for name in names + (MALFORMED,)]
+        fields = [StructField(name, StringType()) for name in (*names, MALFORMED)]
         reader = spark.read.schema(StructType(fields)).option("header", True).option("enforceSchema", True)
         reader = reader.option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
         # Spark prunes columns and then no longer sees that a row has too few or too many values.
@@ -134,7 +134,7 @@ def read_raw(spark, format_, paths, wanted):
         )
         frames.append(frame)
     if not frames:
-        fields = [StructField(name, StringType()) for name in wanted + [MALFORMED, "_file"]]
+        fields = [StructField(name, StringType()) for name in [*wanted, MALFORMED, "_file"]]
         return spark.createDataFrame([], StructType(fields))
     result = frames[0]
     for frame in frames[1:]:
@@ -155,17 +155,16 @@ def cast_sql(name, type_, from_text):
     """SQL of a value cast to its type, NULL when it is none."""
     column = quoted(name)
     if type_ == "string":
-        return "CAST(%s AS STRING)" % column
+        return f"CAST({column} AS STRING)"
     if from_text:
         pattern = SHAPES[type_].replace("\\", "\\\\")
-        value = "CASE WHEN %s RLIKE '%s' THEN try_cast(trim(%s) AS %s) END" % (
-            column, pattern, column, SPARK_TYPES[type_])  # fmt: skip
+        value = f"CASE WHEN {column} RLIKE '{pattern}' THEN try_cast(trim({column}) AS {SPARK_TYPES[type_]}) END"  # fmt: skip
     else:
-        value = "try_cast(%s AS %s)" % (column, SPARK_TYPES[type_])
+        value = f"try_cast({column} AS {SPARK_TYPES[type_]})"
     if type_ == "timestamp":
-        return "CAST(%s AS TIMESTAMP_NTZ)" % value
+        return f"CAST({value} AS TIMESTAMP_NTZ)"
     if type_ == "double":  # the lake holds finite numbers only
-        return "nullif(nullif(nullif(%s, double('NaN')), double('Infinity')), double('-Infinity'))" % value
+        return f"nullif(nullif(nullif({value}, double('NaN')), double('Infinity')), double('-Infinity'))"
     return value
 
 
@@ -176,7 +175,7 @@ def cast_columns(frame, columns, suffix=""):
     for name, type_ in columns.items():
         sql = cast_sql(name, type_, kinds[name] == "string")
         selected.append(F.expr(sql).alias(name + suffix))
-        selected.append(F.expr("%s IS NOT NULL AND (%s) IS NULL" % (quoted(name), sql)).alias("_bad_" + name))
+        selected.append(F.expr(f"{quoted(name)} IS NOT NULL AND ({sql}) IS NULL").alias("_bad_" + name))
     return frame.select(*selected)
 
 
@@ -200,8 +199,8 @@ def read_join(spark, join, null_values):
         name, physical = column["name"], quoted(column["physical"])
         frame = frame.withColumnRenamed(name, column["physical"])
         check = column["check"] or "TRUE"
-        values.append(F.expr("CASE WHEN %s THEN %s END" % (check, physical)).alias(column["physical"]))
-        bad = F.expr("`_bad_%s` OR NOT (%s)" % (name, check))
+        values.append(F.expr(f"CASE WHEN {check} THEN {physical} END").alias(column["physical"]))
+        bad = F.expr(f"`_bad_{name}` OR NOT ({check})")
         nulls.append(F.sum(bad.cast("long")).alias(name))
     whole = F.lit(True)
     for name in needed:
@@ -277,10 +276,10 @@ def checked(spark, plan):
     for column in plan["columns"]:
         reason = F.when(F.col("_bad_" + column["name"]), column["name"] + ":type")
         for rule in column["rules"]:
-            reason = reason.when(F.expr("NOT (%s)" % rule["sql"]), rule["name"])
+            reason = reason.when(F.expr("NOT ({})".format(rule["sql"])), rule["name"])
         reasons.append(reason)
     moment = quoted(plan["event_time"])
-    reasons.append(F.expr("CASE WHEN to_date(%s) <> _day THEN '%s:other_day' END" % (moment, plan["event_time"])))
+    reasons.append(F.expr("CASE WHEN to_date({}) <> _day THEN '{}:other_day' END".format(moment, plan["event_time"])))
     frame = frame.withColumn("_reasons", F.array_compact(F.array(*reasons)))
     good = F.size("_reasons") == 0
     # Bad rows must not push good ones out, so they are kept apart from the ranking.
@@ -315,7 +314,9 @@ def table_rows(frame, plan):
             value = F.when(F.col(quoted(name)).isNotNull(), F.lit("***"))
         elif treatment:
             if treatment["hash"] not in keys:
-                raise PlanError("no key was given for the connection %s, which hashes %s" % (treatment["hash"], name))
+                raise PlanError(
+                    "no key was given for the connection {}, which hashes {}".format(treatment["hash"], name)
+                )
             value = keyed_hash(keys[treatment["hash"]].encode("utf-8"))(F.col(quoted(name)))
         else:
             value = F.expr(output["sql"])
@@ -373,7 +374,7 @@ def run(spark, plan):
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     write_text(spark, plan["output"] + "/report.json", json.dumps(report, indent=1, sort_keys=True))
-    print("done in %.1f s" % report["seconds"], flush=True)
+    print("done in {:.1f} s".format(report["seconds"]), flush=True)
 
 
 def write_days(frame, partition, sort, path):
@@ -389,7 +390,7 @@ def main(argv):
     try:
         run(spark, json.loads(read_text(spark, argv[1])))
     except PlanError as error:
-        print("SML-INPUT-ERROR: %s" % re.sub(r"\s+", " ", str(error)), flush=True)
+        print("SML-INPUT-ERROR: {}".format(re.sub(r"\s+", " ", str(error))), flush=True)
         return 3
     finally:
         spark.stop()

@@ -172,7 +172,8 @@ def _write(lake: Lake, decides: Mapping[str, Any], split_windows: Mapping[str, W
                 )
                 for shard in range(SHARDS):
                     connection.execute(
-                        f"COPY (SELECT * EXCLUDE (file_row_number) FROM kept WHERE file_row_number % {SHARDS} = {shard}) "
+                        "COPY (SELECT * EXCLUDE (file_row_number) FROM kept "
+                        f"WHERE file_row_number % {SHARDS} = {shard}) "
                         f"TO '{folder / split / f'{shard:03d}.parquet'}' (FORMAT parquet, COMPRESSION zstd)"
                     )
                 written = connection.execute(

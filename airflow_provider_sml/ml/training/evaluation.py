@@ -119,12 +119,12 @@ def _baseline(
         )
         overall = connection.execute(
             f"SELECT avg({LABEL}) FROM read_parquet(?)", [[str(path) for path in split_files(sample, "train")]]
-        ).fetchone()
+        ).fetchall()
         rows = test.select(list(by)).append_column("position", pa.array(range(test.num_rows)))
         connection.register("test_rows", rows)
         found = connection.execute(
             f"SELECT coalesce(rate, ?) AS rate FROM test_rows LEFT JOIN rates USING ({keys}) ORDER BY position",
-            [overall[0] if overall else 0.5],
+            [overall[0][0]],
         ).fetchnumpy()["rate"]
     rates = np.asarray(found, dtype=float)
     return {
@@ -173,9 +173,8 @@ def _page(result: dict[str, Any]) -> str:
         rows.append((f"AUC of the rates by {' and '.join(baseline['by'])}", baseline["auc"]))
     if (champion := result["champion"]) and champion["comparable"]:
         gap = champion["difference"]
-        rows.append(
-            (f"AUC minus that of champion {champion['version']}", f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]")
-        )  # fmt: skip
+        shown = f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
+        rows.append((f"AUC minus that of champion {champion['version']}", shown))
     page.table(["Measure", "Value"], rows)
     page.heading("Calibration")
     page.table(

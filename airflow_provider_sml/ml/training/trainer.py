@@ -249,10 +249,11 @@ def _progress(rows: int, rounds: int, log: Callable[[str], None]) -> Any:
             if epoch == 0 or now - self.told >= 5 or epoch + 1 == rounds:
                 self.told = now
                 taken = max(now - self.started, 1e-9)
-                metrics = {name: values[-1] for name, values in evals_log["validate"].items()}
+                last = {name: values[-1] for name, values in evals_log["validate"].items()}
+                left = taken / (epoch + 1) * (rounds - epoch - 1)
                 log(
-                    f"round {epoch + 1} of at most {rounds}: AUC {metrics['auc']:.4f}, log loss {metrics['logloss']:.4f}, "
-                    f"{rows * (epoch + 1) / taken:,.0f} rows/s, at most {taken / (epoch + 1) * (rounds - epoch - 1):.0f} s left"
+                    f"round {epoch + 1} of at most {rounds}: AUC {last['auc']:.4f}, log loss {last['logloss']:.4f}, "
+                    f"{rows * (epoch + 1) / taken:,.0f} rows/s, at most {left:.0f} s left"
                 )
             return False
 
