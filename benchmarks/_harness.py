@@ -7,6 +7,7 @@ in turn, so that a slow minute of the machine falls on both; the medians are com
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import time
@@ -59,12 +60,26 @@ def seconds(command: Sequence[str], env: Mapping[str, str] | None = None) -> flo
     :raises RuntimeError: when the command fails; its last lines say why.
     """
     started = time.perf_counter()
+    _run(command, env)
+    return time.perf_counter() - started
+
+
+def cpu_seconds(command: Sequence[str], env: Mapping[str, str] | None = None) -> float:
+    """The CPU seconds of a whole process and its children, user and system; other work on the machine hardly moves it.
+
+    :raises RuntimeError: when the command fails; its last lines say why.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _run(command, env)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def _run(command: Sequence[str], env: Mapping[str, str] | None) -> None:
     done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True)
-    taken = time.perf_counter() - started
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).splitlines()[-12:])
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{last}")
-    return taken
 
 
 def report(name: str, rows: Sequence[Row]) -> Path:

@@ -312,12 +312,15 @@ class Processes:
         """End everything, and return the pids of what could not be ended."""
         components = self._alive()
         servers = [pid for pid in components if self._names[pid] in SERVERS]
-        # Airflow's triggerer needs ten seconds to stop, or a second signal; its triggers go on at the next start.
-        awaited = [pid for pid in components if pid not in servers and self._names[pid] != "triggerer"]
+        # The triggerer itself waits ten seconds for a child that is gone long before, and a second signal does not
+        # shorten that: the end of the child is awaited, then the triggerer is killed.
+        triggerer = [pid for pid in components if self._names[pid] == "triggerer"]
+        awaited = set(components) - set(servers) - set(triggerer)
         seen = set(self._family())
 
         def ended() -> bool:
-            return not set(awaited) & set(self._alive())
+            running = [pid for pid, (_, group) in process_table().items() if group in triggerer]
+            return not awaited & set(self._alive()) and set(running) <= set(triggerer)
 
         if not request.kill:
             # The scheduler's workers pass the signal on to their tasks: on_kill runs, and may end the task or not.
@@ -330,6 +333,7 @@ class Processes:
             signal_each(self._outside(components), signal.SIGKILL)
             self._wait_until(ended, 8, request)
         if not request.kill:
+            signal_groups(triggerer, signal.SIGKILL)
             signal_groups(components, signal.SIGTERM)
             self._wait_until(lambda: not self._family(seen), 8, request)
         for _ in range(50):

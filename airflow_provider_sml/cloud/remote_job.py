@@ -138,7 +138,7 @@ class Adapter:
             raise ConfigurationError(
                 "not an adapter of a remote job", expected="an Adapter", found=described["adapter"]
             )
-        return kind(**described["arguments"])  # type: ignore[return-value]
+        return kind(**described["arguments"])
 
 
 def job_name(*parts: str, limit: int = 63) -> str:

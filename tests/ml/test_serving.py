@@ -519,12 +519,12 @@ def test_a_failed_parity_or_take_over_leaves_the_old_one_serving(
         check_parity(endpoint.url, [], [])
 
     # The candidate has taken the port over and then does not answer: the old one gets it back.
-    answers = local._answers
+    answers = local.answers
     candidate = endpoint.start_candidate(folders[1], "toy", "2")
-    monkeypatch.setattr(local, "_answers", lambda *_: False)
+    monkeypatch.setattr(local, "answers", lambda *_: False)
     with pytest.raises(DeploymentError, match="does not answer with version 2"):
         candidate.go_live(timeout=0.2)
-    monkeypatch.setattr(local, "_answers", answers)
+    monkeypatch.setattr(local, "answers", answers)
     assert endpoint.serves("1", "model1") and endpoint.status().live.pid == first.pid  # type: ignore[union-attr]
     assert not psutil.pid_exists(candidate.record.pid)
 
@@ -600,7 +600,7 @@ def test_a_recycled_process_id_is_not_ended(endpoint: LocalEndpoint) -> None:
         assert stranger.is_running() and stranger.poll() is None
     finally:
         stranger.kill()
-        stranger.wait()
+        stranger.communicate()
 
 
 def test_the_command_line(
@@ -626,7 +626,7 @@ def test_serve_as_a_container_runs_it(folders: list[Path], tmp_path: Path) -> No
     port = _free_port()
     process = psutil.Popen(
         [sys.executable, "-m", "airflow_provider_sml.ml.serving", "serve"],
-        env={**local._environment(), "SM_MODEL_DIR": str(folders[0]), "AIP_HTTP_PORT": str(port)},
+        env={**local.environment(), "SM_MODEL_DIR": str(folders[0]), "AIP_HTTP_PORT": str(port)},
     )
     try:
         end = time.monotonic() + 20

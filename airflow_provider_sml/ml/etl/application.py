@@ -10,6 +10,8 @@ same rows. Output: ``data/`` (a file or more a day), ``quarantine/``, and, last 
 report the output is incomplete. It publishes nothing.
 """
 
+from __future__ import annotations
+
 import datetime
 import hashlib
 import hmac
@@ -18,8 +20,9 @@ import os
 import re
 import sys
 import time
+from typing import Any
 
-from pyspark.sql import SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -39,25 +42,25 @@ class PlanError(Exception):
     """The input does not fit the plan; the message is for the person who landed it."""
 
 
-def quoted(name):
+def quoted(name: str) -> str:
     return "`" + name + "`"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def file_system(spark, path):
+def file_system(spark: SparkSession, path: str) -> tuple[Any, Any]:
     """Hadoop's file system of a path, and the path as it takes it."""
     jvm_path = spark._jvm.org.apache.hadoop.fs.Path(path)
     return jvm_path.getFileSystem(spark._jsc.hadoopConfiguration()), jvm_path
 
 
-def exists(spark, path):
+def exists(spark: SparkSession, path: str) -> bool:
     system, jvm_path = file_system(spark, path)
     return system.exists(jvm_path)
 
 
-def read_text(spark, path, first_line=False):
+def read_text(spark: SparkSession, path: str, first_line: bool = False) -> str:
     """The text of a file on any file system, or its first line."""
     system, jvm_path = file_system(spark, path)
     reader = spark._jvm.java.io.BufferedReader(spark._jvm.java.io.InputStreamReader(system.open(jvm_path), "UTF-8"))
@@ -74,7 +77,7 @@ def read_text(spark, path, first_line=False):
         reader.close()
 
 
-def write_text(spark, path, text):
+def write_text(spark: SparkSession, path: str, text: str) -> None:
     """Write a file whole: to a temporary name first, then renamed."""
     system, jvm_path = file_system(spark, path)
     temporary = spark._jvm.org.apache.hadoop.fs.Path(path + ".tmp")
@@ -87,19 +90,19 @@ def write_text(spark, path, text):
         raise OSError(f"cannot rename {path}.tmp")
 
 
-def header(line):
+def header(line: str) -> list[str]:
     """Column names of a CSV header line."""
     return [name.strip().strip('"') for name in line.lstrip("\ufeff").rstrip("\r").split(",")]
 
 
-def read_raw(spark, format_, paths, wanted):
+def read_raw(spark: SparkSession, format_: str, paths: list[str], wanted: list[str]) -> DataFrame:
     """The wanted columns of files, as text where the format has no types, plus the malformed-row mark.
 
     CSV files are grouped by their header, so that a file with another order of columns is read right.
     """
     missing = [path for path in paths if not exists(spark, path)]
     if missing:
-        raise PlanError("%d of %d files are not there, the first is %s" % (len(missing), len(paths), missing[0]))
+        raise PlanError(f"{len(missing)} of {len(paths)} files are not there, the first is {missing[0]}")
     if format_ != "csv":
         reader = spark.read
         if format_ == "json":
@@ -111,7 +114,7 @@ def read_raw(spark, format_, paths, wanted):
             raise PlanError(f"{paths[0]} lacks the columns {lacking}; it has {frame.columns}")
         marked = frame if MALFORMED in frame.columns else frame.withColumn(MALFORMED, F.lit(None).cast("string"))
         return marked.select(*[quoted(name) for name in wanted], MALFORMED, F.col("_metadata.file_path").alias("_file"))
-    groups = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for path in paths:
         line = read_text(spark, path, first_line=True)
         if not line:
@@ -122,8 +125,8 @@ def read_raw(spark, format_, paths, wanted):
             raise PlanError(f"{path} lacks the columns {lacking}; its header is {names}")
         groups.setdefault(tuple(names), []).append(path)
     frames = []
-    for names, members in groups.items():
-        fields = [StructField(name, StringType()) for name in (*names, MALFORMED)]
+    for columns, members in groups.items():
+        fields = [StructField(name, StringType()) for name in (*columns, MALFORMED)]
         reader = spark.read.schema(StructType(fields)).option("header", True).option("enforceSchema", True)
         reader = reader.option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
         # Spark prunes columns and then no longer sees that a row has too few or too many values.
@@ -142,7 +145,7 @@ def read_raw(spark, format_, paths, wanted):
     return result
 
 
-def nulled(frame, columns, null_values):
+def nulled(frame: DataFrame, columns: dict[str, str], null_values: list[str]) -> DataFrame:
     """Texts that mean NULL become NULL."""
     for name in columns:
         if dict(frame.dtypes)[name] == "string":
@@ -151,14 +154,14 @@ def nulled(frame, columns, null_values):
     return frame
 
 
-def cast_sql(name, type_, from_text):
+def cast_sql(name: str, type_: str, from_text: bool) -> str:
     """SQL of a value cast to its type, NULL when it is none."""
     column = quoted(name)
     if type_ == "string":
         return f"CAST({column} AS STRING)"
     if from_text:
         pattern = SHAPES[type_].replace("\\", "\\\\")
-        value = f"CASE WHEN {column} RLIKE '{pattern}' THEN try_cast(trim({column}) AS {SPARK_TYPES[type_]}) END"  # fmt: skip
+        value = f"CASE WHEN {column} RLIKE '{pattern}' THEN try_cast(trim({column}) AS {SPARK_TYPES[type_]}) END"
     else:
         value = f"try_cast({column} AS {SPARK_TYPES[type_]})"
     if type_ == "timestamp":
@@ -168,13 +171,13 @@ def cast_sql(name, type_, from_text):
     return value
 
 
-def cast_columns(frame, columns, suffix=""):
+def cast_columns(frame: DataFrame, columns: dict[str, str]) -> DataFrame:
     """Each column cast, and beside it whether a value was there that is not of the type."""
     kinds = dict(frame.dtypes)
     selected = [F.col(quoted(name)) for name in frame.columns if name not in columns]
     for name, type_ in columns.items():
         sql = cast_sql(name, type_, kinds[name] == "string")
-        selected.append(F.expr(sql).alias(name + suffix))
+        selected.append(F.expr(sql).alias(name))
         selected.append(F.expr(f"{quoted(name)} IS NOT NULL AND ({sql}) IS NULL").alias("_bad_" + name))
     return frame.select(*selected)
 
@@ -182,7 +185,7 @@ def cast_columns(frame, columns, suffix=""):
 # --- joins ------------------------------------------------------------------------------------------------------------
 
 
-def read_join(spark, join, null_values):
+def read_join(spark: SparkSession, join: dict[str, Any], null_values: list[str]) -> tuple[DataFrame, dict[str, Any]]:
     """The looked-up rows: keys, time and columns under their names in the table; bad values NULL, with counts."""
     needed = dict(join["on"])
     if join["as_of"]:
@@ -214,7 +217,7 @@ def read_join(spark, join, null_values):
     return rows, found
 
 
-def join_equal(left, right, join):
+def join_equal(left: DataFrame, right: DataFrame, join: dict[str, Any]) -> DataFrame:
     """Left join on equal keys; of several looked-up rows with one key, the one that sorts last."""
     keys = ["_on_" + name for name in join["on"]]
     values = [column["physical"] for column in join["columns"]]
@@ -224,7 +227,7 @@ def join_equal(left, right, join):
     return left.join(right, condition, "left").drop(*keys)
 
 
-def join_as_of(left, right, join, event_time):
+def join_as_of(left: DataFrame, right: DataFrame, join: dict[str, Any], event_time: str) -> DataFrame:
     """The latest looked-up row known before each event, by one shuffle and no blow-up of rows.
 
     Both sides are sorted together by time within (keys, day); a looked-up row is repeated for each day that its
@@ -242,8 +245,8 @@ def join_as_of(left, right, join, event_time):
         F.lit(None).alias("_right"),
         F.to_date(F.col(quoted(event_time))).alias("_day"),
     )
-    known = F.expr("_as_of + make_dt_interval(0, 0, 0, %d)" % delay)
-    until = F.expr("_as_of + make_dt_interval(0, 0, 0, %d)" % tolerance)
+    known = F.expr(f"_as_of + make_dt_interval(0, 0, 0, {delay})")
+    until = F.expr(f"_as_of + make_dt_interval(0, 0, 0, {tolerance})")
     rights = right.select(
         *keys,
         known.alias("_t"),
@@ -256,14 +259,14 @@ def join_as_of(left, right, join, event_time):
     order = Window.partitionBy(*keys, "_day").orderBy("_t", "_side", "_right")
     window = order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     matched = together.withColumn("_found", F.last("_right", ignorenulls=True).over(window)).where("_side = 1")
-    young = F.expr("_found._as_of + make_dt_interval(0, 0, 0, %d) >= _t" % tolerance)
+    young = F.expr(f"_found._as_of + make_dt_interval(0, 0, 0, {tolerance}) >= _t")
     return matched.select("_left.*", *[F.when(young, F.col("_found." + quoted(name))).alias(name) for name in values])
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def checked(spark, plan):
+def checked(spark: SparkSession, plan: dict[str, Any]) -> DataFrame:
     """All rows with their day and reasons; an empty list of reasons means good."""
     columns = {column["name"]: column["type"] for column in plan["columns"]}
     raw = read_raw(spark, plan["format"], plan["paths"], list(columns))
@@ -293,16 +296,16 @@ def checked(spark, plan):
     return frame.drop("_n", MALFORMED, *["_bad_" + name for name in columns])
 
 
-def keyed_hash(key):
+def keyed_hash(key: bytes) -> Any:
     """HMAC-SHA256 as a Spark function. The key stays out of the query plan, which Spark prints and logs."""
 
-    def digest(value):
+    def digest(value: str | None) -> str | None:
         return None if value is None else hmac.new(key, value.encode("utf-8"), hashlib.sha256).hexdigest()
 
     return F.udf(digest, StringType())
 
 
-def table_rows(frame, plan):
+def table_rows(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
     """The good rows as the table holds them."""
     private = {column["name"]: column["privacy"] for column in plan["columns"] if column["privacy"]}
     keys = json.loads(os.environ.get("SML_PRIVACY_KEYS", "{}"))
@@ -324,7 +327,7 @@ def table_rows(frame, plan):
     return frame.select(*selected)
 
 
-def run(spark, plan):
+def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     """Execute a plan and write its report."""
     started = time.time()
     rows = checked(spark, plan).persist()
@@ -341,7 +344,7 @@ def run(spark, plan):
         }
         for row in per_day.collect()
     }
-    print("read %d rows of %d days" % (sum(day["rows_in"] for day in days.values()), len(days)), flush=True)
+    print(f"read {sum(day['rows_in'] for day in days.values())} rows of {len(days)} days", flush=True)
     reasons = {
         row["reason"]: row["count"]
         for row in rows.select(F.explode("_reasons").alias("reason")).groupBy("reason").count().collect()
@@ -377,14 +380,14 @@ def run(spark, plan):
     print("done in {:.1f} s".format(report["seconds"]), flush=True)
 
 
-def write_days(frame, partition, sort, path):
+def write_days(frame: DataFrame, partition: str, sort: list[str], path: str) -> None:
     """Parquet, one file a day, the rows in a fixed order. The partition column stays in the files, as Iceberg wants."""
     ordered = [F.col("_p")] + [F.col(quoted(name)) for name in sort]
     by_day = frame.withColumn("_p", F.col(partition)).repartition("_p").sortWithinPartitions(*ordered)
     by_day.write.partitionBy("_p").mode("errorifexists").parquet(path)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     spark = SparkSession.builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     try:

@@ -13,22 +13,17 @@ import contextlib
 import datetime as dt
 import errno
 import fcntl
-import http.client
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
 import psutil
 
-import airflow_provider_sml
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError
 from airflow_provider_sml.ml.bundle import Bundle
 from airflow_provider_sml.ml.serving.handover import (
@@ -37,6 +32,7 @@ from airflow_provider_sml.ml.serving.handover import (
     control_path,
     pass_listener,
 )
+from airflow_provider_sml.ml.serving.probes import LOOPBACK, answers, base, environment, holder, tail, until
 from airflow_provider_sml.ml.serving.process import BACKLOG, bind
 from airflow_provider_sml.ml.serving.state import ServerRecord
 
@@ -46,10 +42,7 @@ GRACE_SECONDS = 10.0
 START_SECONDS = 60.0
 RELEASE_SECONDS = 1.0
 KEPT_LOGS = 5
-LOOPBACK = "127.0.0.1"
 
-# A server needs nothing else of the environment; secrets that the caller holds there stay with the caller.
-_ENVIRONMENT = re.compile(r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|VIRTUAL_ENV|PYTHON.*|(DY)?LD_LIBRARY_PATH|OMP_.*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 # A Popen that is collected while its process runs complains, and one that is never asked leaves a zombie.
 _children: list[subprocess.Popen[bytes]] = []
@@ -102,7 +95,7 @@ class LocalEndpoint:
     @property
     def url(self) -> str:
         """Address of ``POST /invocations``."""
-        return f"{_base(self.host, self.port)}/invocations"
+        return f"{base(self.host, self.port)}/invocations"
 
     @property
     def predictions(self) -> Path:
@@ -113,8 +106,8 @@ class LocalEndpoint:
         """What is live, and what is left over; changes nothing."""
         recorded, candidate = self._recorded()
         live = recorded if recorded and recorded.process else None
-        healthy = live is not None and _answers(live.host, live.port, live)
-        url = f"{_base(recorded.host, recorded.port)}/invocations" if recorded else None
+        healthy = live is not None and answers(live.host, live.port, live)
+        url = f"{base(recorded.host, recorded.port)}/invocations" if recorded else None
         return EndpointStatus(self.name, url, live, healthy, candidate if candidate and candidate.process else None)
 
     def serves(self, version: str, model_id: str) -> bool:
@@ -204,7 +197,7 @@ class LocalEndpoint:
     def _bind(self) -> socket.socket:
         failure: OSError | None = None
         # A process that was killed is gone a moment before its sockets are.
-        for _ in _until(RELEASE_SECONDS):
+        for _ in until(RELEASE_SECONDS):
             try:
                 return bind(self.host, self.port)
             except OSError as error:
@@ -214,7 +207,7 @@ class LocalEndpoint:
         raise DeploymentError(
             f"the port {self.port} of {self.host} cannot be used for the endpoint {self.name}: {failure}",
             expected="a free port, or one that this endpoint serves",
-            found=_holder(self.port),
+            found=holder(self.port),
             todo="end that process, or give the endpoint another port",
         ) from failure
 
@@ -257,7 +250,7 @@ class LocalEndpoint:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=_environment(),
+                env=environment(),
             )
         _children[:] = [other for other in _children if other.poll() is None]
         _children.append(child)
@@ -268,7 +261,7 @@ class LocalEndpoint:
             )  # fmt: skip
             record.write(self.folder / CANDIDATE_FILE)
             return record
-        raise DeploymentError(f"the server of {model} {version} could not be started", found=_tail(log))
+        raise DeploymentError(f"the server of {model} {version} could not be started", found=tail(log))
 
 
 class Candidate:
@@ -293,7 +286,7 @@ class Candidate:
     @property
     def url(self) -> str:
         """Address of ``POST /invocations`` on its private port."""
-        return f"{_base(LOOPBACK, self.record.private_port)}/invocations"
+        return f"{base(LOOPBACK, self.record.private_port)}/invocations"
 
     def go_live(self, timeout: float = 10.0, grace: float = GRACE_SECONDS) -> None:
         """Put the candidate on the public port and end what served before; no request is lost.
@@ -352,30 +345,30 @@ class Candidate:
 
     def _await_public(self, timeout: float) -> None:
         endpoint = self.endpoint
-        for _ in _until(timeout):
-            if _answers(endpoint.host, endpoint.port, self.record):
+        for _ in until(timeout):
+            if answers(endpoint.host, endpoint.port, self.record):
                 return
             if self.record.process is None:
                 break
         raise DeploymentError(
             f"{endpoint.url} does not answer with version {self.record.version} of {self.record.model}",
-            found=_tail(Path(self.record.log)),
+            found=tail(Path(self.record.log)),
         )
 
     def _await_health(self, timeout: float) -> None:
         port_file = self.endpoint.folder / PORT_FILE
         what = f"the server of {self.record.model} version {self.record.version}"
-        for _ in _until(timeout):
+        for _ in until(timeout):
             if not self.record.private_port and port_file.exists():
                 self.record = replace(self.record, private_port=int(port_file.read_text()))
                 self.record.write(self.endpoint.folder / CANDIDATE_FILE)
-            if self.record.private_port and _answers(LOOPBACK, self.record.private_port, self.record):
+            if self.record.private_port and answers(LOOPBACK, self.record.private_port, self.record):
                 return
             if self.record.process is None:
-                raise DeploymentError(f"{what} died while it was starting", found=_tail(Path(self.record.log)))
+                raise DeploymentError(f"{what} died while it was starting", found=tail(Path(self.record.log)))
         raise DeploymentError(
             f"{what} did not answer within {timeout:g} s",
-            found=_tail(Path(self.record.log)),
+            found=tail(Path(self.record.log)),
             todo="look at the machine's load, or allow more time",
         )
 
@@ -385,61 +378,3 @@ def endpoints(root: Path) -> list[LocalEndpoint]:
     names = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     found = [LocalEndpoint.load(root, name) for name in names if _NAME.fullmatch(name)]
     return [endpoint for endpoint in found if endpoint is not None]
-
-
-def _until(timeout: float) -> Iterator[None]:
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.05)
-
-
-def _reached(host: str) -> str:
-    """The address at which this machine reaches a server that is bound to ``host``."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-
-
-def _base(host: str, port: int) -> str:
-    reached = _reached(host)
-    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
-
-
-def _answers(host: str, port: int, record: ServerRecord) -> bool:
-    """Whether a server answers there with the version of the record."""
-    # http.client, because it minds no proxies of the environment and makes no TLS context for each question.
-    connection = http.client.HTTPConnection(_reached(host), port, timeout=2.0)
-    try:
-        connection.request("GET", "/ping", headers={"Connection": "close"})
-        told: Any = json.loads(connection.getresponse().read(10_000))
-        return (told["version"], told["model_id"]) == (record.version, record.model_id)
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
-        return False
-    finally:
-        connection.close()
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
-    package = str(Path(airflow_provider_sml.__file__).parent.parent)
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [package, kept.get("PYTHONPATH")]))
-    return kept
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    try:
-        text = log.read_bytes()[-20_000:].decode(errors="replace").strip()
-    except OSError:
-        return f"no log at {log}"
-    return f"the end of {log}:\n" + ("\n".join(text.splitlines()[-lines:]) or "(it is empty)")
-
-
-def _holder(port: int) -> str:
-    """Who listens on a port, as far as this user may see it."""
-    with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                if connection.pid:
-                    return f"the process {connection.pid} ({psutil.Process(connection.pid).name()}) listens on it"
-                return "a process that this user may not see listens on it"
-    return "it is taken or not permitted"
