@@ -107,7 +107,9 @@ class Registry:
             recorded = client.get_model_version(ref.name, ref.version).tags.get(f"{TAG}digest")
             if recorded != bundle.digest:
                 raise IntegrityError(
-                    f"{ref.name} version {ref.version} is not what was registered", expected=recorded, found=bundle.digest
+                    f"{ref.name} version {ref.version} is not what was registered",
+                    expected=recorded,
+                    found=bundle.digest,
                 )
             if folder is not None and not folder.exists():
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +253,11 @@ class Registry:
             signature=mlflow.models.infer_signature(frame, scores.astype(np.float32)),
             input_example=frame,
             # Given, because guessing them imports the model in a fresh environment and takes half a minute.
-            pip_requirements=[f"xgboost=={xgboost.__version__}", f"pandas=={pd.__version__}", f"numpy=={np.__version__}"],
+            pip_requirements=[
+                f"xgboost=={xgboost.__version__}",
+                f"pandas=={pd.__version__}",
+                f"numpy=={np.__version__}",
+            ],
             metadata={"sml_model_id": bundle.model_id, "sml_digest": bundle.digest},
         )
         stored = mlflow.pyfunc.load_model(logged.model_uri).predict(frame)
@@ -295,4 +301,3 @@ def example_rows(matrix: np.ndarray, rows: int = 5) -> np.ndarray:
     """
     whole = matrix[~np.isnan(matrix).any(axis=1)]
     return (whole if len(whole) else matrix)[:rows]
-
