@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_sml.pipelines``: ``check FILE ...`` checks specs, ``schema`` prints their JSON schema."""
+"""``python -m airflow_provider_sml.pipelines check FILE ...`` checks specs; ``schema`` prints their JSON schema."""
 
 from __future__ import annotations
 

@@ -79,6 +79,11 @@ class Registry:
                 raise
             return self._ref(found)
 
+    def models(self) -> list[str]:
+        """Names of the registered models."""
+        with self._client() as client:
+            return [model.name for model in client.search_registered_models()]
+
     def tags(self, ref: ModelVersionRef) -> dict[str, str]:
         """The version's tags of ours, without their prefix."""
         with self._client() as client:

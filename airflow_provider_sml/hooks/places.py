@@ -1,0 +1,51 @@
+"""How a place is given to an operator: as a location, or as the id of a connection.
+
+A value with a slash is a location. Everything else is a connection's id; where the default one is not defined, the
+embedded place below ``[sml] home`` is taken, so that everything runs on a laptop with no set-up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from airflow_provider_sml.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+
+def is_location(value: str) -> bool:
+    """Whether a value is a path or an address, and not the id of a connection."""
+    return "/" in value or os.sep in value
+
+
+def home() -> str:
+    """The folder of the embedded places: ``[sml] home``, or ``sml`` in Airflow's home."""
+    from airflow.sdk.configuration import conf
+
+    configured = conf.get("sml", "home", fallback="")
+    return str(configured or os.path.join(os.path.expanduser(os.environ.get("AIRFLOW_HOME", "~/airflow")), "sml"))
+
+
+def find_connection(conn_id: str, default: str) -> Connection | None:
+    """A connection by its id.
+
+    :param conn_id: the id asked for.
+    :param default: the id that may be missing; None is given for it then.
+    :raises ConfigurationError: when another one is missing.
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except (AirflowNotFoundException, AirflowRuntimeError) as error:
+        if conn_id == default:
+            return None
+        raise ConfigurationError(
+            f"there is no connection {conn_id}",
+            expected="a connection's id, or a location with a slash in it",
+            found=conn_id,
+            todo=f"add the connection in the UI under Admin > Connections, or set AIRFLOW_CONN_{conn_id.upper()}",
+        ) from error

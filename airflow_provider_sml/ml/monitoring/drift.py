@@ -1,0 +1,202 @@
+"""One night's drift report: the day's rows against the rows the model was trained on, by Evidently.
+
+A seeded sample of both sides goes through Evidently's DataDriftPreset; its numbers are read with the method that made
+them, because the meaning of ``value`` flips between p-values and distances. Distances are asked for by name, so that no
+verdict depends on how many rows there are. Written as ``DAY.html`` and ``DAY.json``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from airflow_provider_sml.errors import DataError, require
+from airflow_provider_sml.ml.bundle import Scorer
+from airflow_provider_sml.refs import ReportRef
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORE = "score"
+NUMERIC_METHOD, CATEGORY_METHOD = "wasserstein", "jensenshannon"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a column, and when a night, has drifted.
+
+    :param share: share of the columns that must have drifted.
+    :param numeric: Wasserstein distance in standard deviations of the reference.
+    :param category: Jensen-Shannon distance, 0 to 1.
+    :param rows: rows drawn from each side at most.
+    """
+
+    share: float = 0.3
+    numeric: float = 0.1
+    category: float = 0.1
+    rows: int = 5_000
+
+
+def report(
+    model: str,
+    version: str,
+    day: dt.date,
+    reference: pa.Table,
+    current: pa.Table,
+    scorer: Scorer,
+    limits: Limits,
+    folder: Path,
+    *,
+    leave_out: Sequence[str] = (),
+    performance: Sequence[Mapping[str, Any]] = (),
+) -> ReportRef:
+    """Compare a day with the reference and write the report.
+
+    :param model: its name.
+    :param version: the version in production.
+    :param day: the day.
+    :param reference: training rows, with the features and ``score``.
+    :param current: the day's rows, with the same columns.
+    :param scorer: knows which features are categories.
+    :param limits: when something has drifted.
+    :param folder: of the nights' reports.
+    :param leave_out: features that are not compared.
+    :param performance: measures of days whose labels have arrived, written beside.
+    :raises DataError: when a side has no rows.
+    """
+    for side, table in (("reference", reference), ("day", current)):
+        if not table.num_rows:
+            raise DataError(f"{model}, {day}: the {side} has no rows", expected="at least one row", found="none")
+    categories = [f.name for f in scorer.features if f.categories is not None and f.name not in leave_out]
+    numbers = [f.name for f in scorer.features if f.categories is None and f.name not in leave_out] + [SCORE]
+    # A column without a value on one side cannot be compared; it is told, not hidden.
+    empty = [
+        name
+        for name in numbers + categories
+        if reference.column(name).null_count == reference.num_rows
+        or current.column(name).null_count == current.num_rows
+    ]
+    numbers, categories = [n for n in numbers if n not in empty], [n for n in categories if n not in empty]
+    snapshot = _run(
+        _frame(reference, numbers, categories, limits.rows), _frame(current, numbers, categories, limits.rows),
+        numbers, categories, limits,
+    )  # fmt: skip
+    columns = _columns(snapshot.dict())
+    columns += [
+        {"name": name, "method": "no value on one side", "value": None, "threshold": None, "drifted": True}
+        for name in empty
+    ]
+    drifted = [c["name"] for c in sorted(columns, key=_distance, reverse=True) if c["drifted"]]
+    share = len(drifted) / len(columns)
+    result = {
+        "model": model,
+        "version": version,
+        "day": day.isoformat(),
+        "verdict": "drift" if share >= limits.share else "quiet",
+        "share": round(share, 4),
+        "share_limit": limits.share,
+        "drifted": drifted,
+        "columns": columns,
+        "rows": current.num_rows,
+        "reference_rows": reference.num_rows,
+        "performance": list(performance),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / f"{day}.html"
+    partial = page.with_suffix(".html.tmp")
+    snapshot.save_html(str(partial))
+    partial.replace(page)
+    numbers_file = folder / f"{day}.json"
+    numbers_file.with_suffix(".json.tmp").write_text(json.dumps(result, indent=1))
+    numbers_file.with_suffix(".json.tmp").replace(numbers_file)
+    return ReportRef(
+        model=model,
+        day=day.isoformat(),
+        verdict=str(result["verdict"]),
+        share=round(share, 4),
+        drifted=drifted[:10],
+        rows=current.num_rows,
+        uri=str(page),
+    )
+
+
+def enough_nights(folder: Path, day: dt.date, drifted: int, nights: int) -> bool:
+    """Whether enough of the last reports, up to and with this day, found drift.
+
+    :param folder: of the nights' reports.
+    :param day: the last night that counts.
+    :param drifted: how many must have drifted.
+    :param nights: of how many.
+    """
+    days = sorted(path for path in folder.glob("????-??-??.json") if path.stem <= day.isoformat())[-nights:]
+    return sum(json.loads(path.read_text())["verdict"] == "drift" for path in days) >= drifted
+
+
+def _frame(
+    table: pa.Table, numbers: Sequence[str], categories: Sequence[str], rows: int, seed: int = 7
+) -> pd.DataFrame:
+    """At most ``rows`` rows as pandas, drawn by a seed."""
+    frame: pd.DataFrame = table.select([*numbers, *categories]).to_pandas()
+    if len(frame) > rows:
+        frame = frame.sample(rows, random_state=seed)
+    for name in numbers:
+        frame[name] = frame[name].astype(float)
+    for name in categories:
+        frame[name] = frame[name].astype(str)
+    return frame
+
+
+def _run(
+    reference: pd.DataFrame, current: pd.DataFrame, numbers: list[str], categories: list[str], limits: Limits
+) -> Any:
+    require("evidently", "drift")
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Evidently is imported
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories)
+    preset = DataDriftPreset(
+        drift_share=limits.share,
+        num_method=NUMERIC_METHOD,
+        num_threshold=limits.numeric,
+        cat_method=CATEGORY_METHOD,
+        cat_threshold=limits.category,
+    )
+    return Report([preset], include_tests=True).run(
+        Dataset.from_pandas(current, definition), Dataset.from_pandas(reference, definition)
+    )
+
+
+def _columns(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each column's distance, from Evidently's dictionary."""
+    found = []
+    for metric in result["metrics"]:
+        config = metric["config"]
+        if not config["type"].endswith("ValueDrift"):
+            continue
+        # A distance: larger is further. A p-value would be the other way round, so it is refused.
+        if "p_value" in config["method"]:
+            raise DataError("Evidently gave a p-value", expected="a distance", found=config["method"])
+        value, threshold = float(metric["value"]), float(config["threshold"])
+        found.append(
+            {
+                "name": config["column"],
+                "method": config["method"],
+                "value": round(value, 6),
+                "threshold": threshold,
+                "drifted": value >= threshold,
+            }
+        )
+    return found
+
+
+def _distance(column: Mapping[str, Any]) -> float:
+    """How far beyond its limit a column lies."""
+    return float("inf") if column["value"] is None else column["value"] / column["threshold"]

@@ -1,0 +1,141 @@
+"""Scores of a day's rows, kept in the lake, and what they were worth once the labels are known."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from airflow_provider_sml.errors import DataError
+from airflow_provider_sml.ml.bundle import Scorer
+from airflow_provider_sml.ml.contract import LABEL, PARTITION
+from airflow_provider_sml.ml.expressions import Type
+from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.monitoring.drift import SCORE
+from airflow_provider_sml.ml.training import data, metrics
+from airflow_provider_sml.refs import SnapshotRef
+
+COLUMNS: list[tuple[str, Type]] = [
+    ("row_key", "string"),
+    (SCORE, "double"),
+    ("model_version", "string"),
+    ("model_id", "string"),
+    (PARTITION, "date"),
+]
+
+
+def read_days(lake: Lake, table: str, first: dt.date, last: dt.date, snapshot_id: int | None = None) -> pa.Table:
+    """The rows of some days.
+
+    :raises DataError: when none of the days is published.
+    """
+    files = lake.files(table, snapshot_id, first, last)
+    if not files:
+        raise DataError(
+            f"{table} has no rows from {first} to {last}",
+            expected="published days",
+            found="none",
+            todo="run the ingest first",
+        )
+    return pa.concat_tables([pq.read_table(file.path, partitioning=None) for file in files], promote_options="default")
+
+
+def scored(table: pa.Table, scorer: Scorer) -> pa.Table:
+    """A table of rows with their features, and a column ``score``."""
+    scores = scorer.score_features(data.matrix(table, scorer.features))
+    return table.append_column(SCORE, pa.array(scores, pa.float64()))
+
+
+def log_predictions(
+    lake: Lake, table: str, rows: pa.Table, key: Sequence[str], version: str, scorer: Scorer, day: dt.date
+) -> SnapshotRef:
+    """Publish the scores of a day to the table ``TABLE_predictions``; a repeat replaces them.
+
+    :param rows: the day's rows with their ``score``.
+    :param key: the columns that name a row.
+    """
+    size = rows.num_rows
+    predictions = pa.table(
+        {
+            "row_key": _row_keys(rows, key),
+            SCORE: rows.column(SCORE),
+            "model_version": pa.array([version] * size, pa.string()),
+            "model_id": pa.array([scorer.bundle.model_id] * size, pa.string()),
+            PARTITION: pa.array([day] * size, pa.date32()),
+        }
+    )
+    name = predictions_table(table)
+    folder = lake.stage(name, f"predictions-{day}")
+    folder.mkdir(parents=True)
+    pq.write_table(predictions, folder / "predictions.parquet", compression="zstd")
+    lineage = {"model_version": version, "model_id": scorer.bundle.model_id}
+    return lake.publish(name, COLUMNS, [folder / "predictions.parquet"], day, day, lineage)
+
+
+def realised(lake: Lake, table: str, key: Sequence[str], days: Sequence[dt.date]) -> list[dict[str, Any]]:
+    """How good the logged scores of some days were, by day; a day without predictions or labels is left out.
+
+    :param table: the table with the labels.
+    :param key: the columns that name a row.
+    :param days: the days whose labels are known.
+    """
+    name = predictions_table(table)
+    if not lake.exists(name):
+        return []
+    logged = lake.days(name)
+    published = lake.days(table)
+    found = []
+    for day in days:
+        if day not in logged or day not in published:
+            continue
+        rows = read_days(lake, table, day, day)
+        labels = pa.table({"row_key": _row_keys(rows, key), LABEL: rows.column(LABEL)})
+        labels = labels.filter(pc.is_valid(labels.column(LABEL)))
+        joined = labels.join(read_days(lake, name, day, day), "row_key", join_type="inner")
+        truth = joined.column(LABEL).to_numpy().astype(float)
+        scores = joined.column(SCORE).to_numpy()
+        if len(np.unique(truth)) < 2:
+            continue
+        interval = metrics.auc_interval(truth, scores)
+        found.append(
+            {
+                "day": day.isoformat(),
+                "rows": len(truth),
+                "auc": interval.value,
+                "auc_low": interval.low,
+                "auc_high": interval.high,
+                "log_loss": metrics.log_loss(truth, scores),
+                "ece": metrics.ece(truth, scores),
+                "version": joined.column("model_version")[0].as_py(),
+            }
+        )
+    return found
+
+
+def predictions_table(table: str) -> str:
+    """Name of the table of a table's predictions."""
+    return f"{table}_predictions"
+
+
+def _row_keys(rows: pa.Table, key: Sequence[str]) -> pa.Array:
+    """One text per row that names it, without the values themselves: keys may be personal."""
+    columns = [rows.column(name).to_pylist() for name in key]
+    return pa.array(
+        [
+            hashlib.sha256("\0".join(map(str, values)).encode()).hexdigest()[:32]
+            for values in zip(*columns, strict=True)
+        ],
+        pa.string(),
+    )
+
+
+def reference_rows(sample_uri: Path) -> pa.Table:
+    """The training rows of a sample, the reference of a model trained on it."""
+    return pa.concat_tables([pq.read_table(path) for path in sorted((sample_uri / "train").glob("*.parquet"))])

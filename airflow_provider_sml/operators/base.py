@@ -1,0 +1,63 @@
+"""What every operator of this package shares: how results go to XCom, and which errors are worth a retry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_sml.errors import SmlError
+from airflow_provider_sml.refs import Ref
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class SmlOperator(BaseOperator):
+    """Base of the operators: a subclass writes ``run`` and gives back a value object.
+
+    An error that a retry cannot mend (a wrong configuration, data that breaks its contract, a gate that was not passed)
+    fails the task at once; every other error is left to Airflow's retries.
+    """
+
+    ui_color = "#e4f0f5"
+
+    def execute(self, context: Context) -> Any:
+        """Run, and give the result to XCom as a plain dictionary."""
+        return self.guarded(self.run, context)
+
+    def run(self, context: Context) -> Any:
+        """The work of the operator."""
+        raise NotImplementedError
+
+    def guarded(self, work: Any, *arguments: Any) -> Any:
+        """Do some of the work with the errors and results of ``execute``."""
+        try:
+            result = work(*arguments)
+        except SmlError as error:
+            if error.retryable:
+                raise
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+        return result.to_xcom() if isinstance(result, Ref) else result
+
+
+def run_key(context: Context) -> list[str]:
+    """What names this task's work across tries: dag, task, run and map index."""
+    instance = context["ti"]
+    parts = [instance.dag_id, instance.task_id, instance.run_id]
+    return parts if instance.map_index is None or instance.map_index < 0 else [*parts, str(instance.map_index)]
+
+
+def lineage(context: Context) -> dict[str, str]:
+    """Where a result comes from, for snapshots and model versions."""
+    from airflow_provider_sml import __version__
+
+    instance = context["ti"]
+    return {"dag_id": instance.dag_id, "run_id": instance.run_id, "code_version": __version__}
+
+
+def announce(context: Context, extra: dict[str, Any]) -> None:
+    """Put facts on the events of the task's outlets, for the DAGs that they start."""
+    for outlet in context["task"].outlets:
+        context["outlet_events"][outlet].extra.update(extra)

@@ -1,0 +1,234 @@
+"""From landed files to a published partition: Spark writes, the audit looks, one commit publishes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sml.cloud.remote_job import Adapter, job_name
+from airflow_provider_sml.cloud.spark_submit import SparkSubmitJob
+from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.ml.contract.dataset import Dataset
+from airflow_provider_sml.ml.contract.model import HashPrivacy
+from airflow_provider_sml.operators.base import SmlOperator, announce, lineage, run_key
+from airflow_provider_sml.operators.remote_job import RemoteJobOperator
+from airflow_provider_sml.refs import SnapshotRef, StagedRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+def parse_day(value: str, what: str) -> dt.date:
+    """A day of a template.
+
+    :raises ConfigurationError: when it is none.
+    """
+    try:
+        return dt.date.fromisoformat(value.strip()[:10])
+    except ValueError:
+        raise ConfigurationError(f"{what} is no day", expected="YYYY-MM-DD", found=value) from None
+
+
+def parse_interval(first: str, last: str) -> tuple[dt.date, dt.date]:
+    """First and last day of templates, in order."""
+    begin, end = parse_day(first, "first"), parse_day(last, "last")
+    if begin > end:
+        raise ConfigurationError(
+            "the interval ends before it begins", expected="first <= last", found=f"{first}, {last}"
+        )
+    return begin, end
+
+
+def load_dataset(value: Dataset | Mapping[str, Any]) -> Dataset:
+    """A dataset, from itself or from the keys of a spec."""
+    return value if isinstance(value, Dataset) else Dataset(**value)
+
+
+class SparkEtlOperator(RemoteJobOperator):
+    """Runs the ETL of a dataset for some days with Spark, into a fresh folder of the lake that no reader sees.
+
+    A range of days is one Spark job. A retry after a crash attaches to the driver that still runs.
+
+    :param dataset: source, contract, features and label: a ``Dataset``, or its keys as a dictionary.
+    :param first: first day, ``YYYY-MM-DD``.
+    :param last: last day, inclusive.
+    :param places: values of the places that paths name, such as ``{"landing": "/data/landing"}``.
+    :param lake: location of the lake, or the id of its connection.
+    :param table: name of the table; the dataset's when None.
+    :param master: Spark master.
+    :param spark_conf: Spark settings, over those that the plan needs.
+    """
+
+    template_fields: Sequence[str] = ("first", "last", "places", "lake", "master", "spark_conf")
+    ui_color = "#fbe9c6"
+
+    def __init__(
+        self,
+        *,
+        dataset: Dataset | Mapping[str, Any],
+        first: str,
+        last: str,
+        places: Mapping[str, str] | None = None,
+        lake: str = LakeHook.default_conn_name,
+        table: str | None = None,
+        master: str = "local[*]",
+        spark_conf: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dataset = dataset
+        self.first = first
+        self.last = last
+        self.places = places or {}
+        self.lake = lake
+        self.table = table
+        self.master = master
+        self.spark_conf = spark_conf or {}
+
+    def job(self, context: Context) -> Adapter:
+        """spark-submit of the application, with its plan in the run's folder."""
+        from airflow_provider_sml.ml.etl import plan
+
+        dataset = load_dataset(self.dataset)
+        first, last = parse_interval(self.first, self.last)
+        lake = LakeHook(self.lake).get_conn()
+        name = job_name(*run_key(context))
+        table = self.table or dataset.name
+        output = lake.stage(table, name)
+        output.mkdir(parents=True)
+        compiled = plan.compile_plan(dataset, self.places, first, last, str(output))
+        (output / "plan.json").write_text(json.dumps(compiled))
+        self.log.info("%s: %d days from %s to %s, %d files", table, (last - first).days + 1, first, last,
+                      len(compiled["paths"]))  # fmt: skip
+        return SparkSubmitJob(
+            name=name,
+            application=str(Path(plan.__file__).with_name("application.py")),
+            arguments=[str(output / "plan.json")],
+            work=f"{lake.location}/jobs",
+            master=self.master,
+            conf=plan.SPARK_CONF | dict(self.spark_conf),
+            output={"uri": str(output), "first": first.isoformat(), "last": last.isoformat(), "table": table},
+        )
+
+    def secrets(self) -> dict[str, str]:
+        """The keys of hashed columns, by connection."""
+        from airflow.sdk import BaseHook
+
+        columns = load_dataset(self.dataset).contract.columns.values()
+        connections = {column.privacy.hash for column in columns if isinstance(column.privacy, HashPrivacy)}
+        if not connections:
+            return {}
+        keys = {name: BaseHook.get_connection(name).password or "" for name in sorted(connections)}
+        weak = [name for name, key in keys.items() if len(key) < 16]
+        if weak:
+            raise ConfigurationError(
+                f"the key of connection {weak[0]} is too short to hide anything",
+                expected="a password of at least 16 random characters", found=f"{len(keys[weak[0]])} characters",
+            )  # fmt: skip
+        return {"SML_PRIVACY_KEYS": json.dumps(keys)}
+
+    def finish(self, context: Context, result: dict[str, Any]) -> StagedRef:
+        """Read what the run reported."""
+        from airflow_provider_sml.ml.lake.audit import Staged
+
+        staged = Staged.read(Path(result["uri"]))
+        for name, found in staged.report["joins"].items():
+            for column, count in found["set_to_null"].items():
+                self.log.warning("%s.%s: %d values break the contract and became NULL", name, column, count)
+        self.log.info(
+            "%s rows in, %s good, %s quarantined (%s)", f"{staged.rows_in:,}", f"{staged.rows_good:,}",
+            f"{staged.rows_in - staged.rows_good:,}", staged.reasons(),
+        )  # fmt: skip
+        return StagedRef(
+            lake=LakeHook(self.lake).get_conn().location,
+            table=result["table"],
+            uri=result["uri"],
+            first=result["first"],
+            last=result["last"],
+            rows_in=staged.rows_in,
+            rows_good=staged.rows_good,
+            rows_bad=staged.rows_in - staged.rows_good,
+        )
+
+
+class PublishPartitionsOperator(SmlOperator):
+    """Audits staged files and publishes them: the days of the run are replaced in one commit, or nothing changes.
+
+    Quarantined rows go to the table ``TABLE_quarantine`` with their reasons. The task's outlets get an event with the
+    days and the snapshot.
+
+    :param staged: what ``SparkEtlOperator`` gave.
+    :param dataset: the contract to audit against.
+    """
+
+    template_fields: Sequence[str] = ("staged",)
+    ui_color = "#d5edd5"
+
+    def __init__(self, *, staged: Any, dataset: Dataset | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.staged = staged
+        self.dataset = dataset
+
+    def run(self, context: Context) -> SnapshotRef:
+        """Audit, then publish; on a failed audit the staged files are deleted."""
+        from airflow_provider_sml.errors import DataError
+        from airflow_provider_sml.ml.contract.dataset import PARTITION
+        from airflow_provider_sml.ml.lake import Lake
+        from airflow_provider_sml.ml.lake.audit import Staged, audit
+
+        ref = StagedRef.load(self.staged)
+        dataset = load_dataset(self.dataset)
+        lake = Lake(ref.lake)
+        first, last = parse_interval(ref.first, ref.last)
+        staged = Staged.read(Path(ref.uri))
+        try:
+            audit(dataset, staged, first, last, lake.days(ref.table))
+        except DataError:
+            lake.discard(staged.folder)
+            raise
+        facts = lineage(context) | {"contract": dataset.hash, "rows_in": str(ref.rows_in)}
+        if staged.quarantine or lake.exists(f"{ref.table}_quarantine"):
+            columns: list[Any] = [("reasons", "string"), ("raw_row", "string"), ("file", "string"), (PARTITION, "date")]
+            lake.publish(f"{ref.table}_quarantine", columns, staged.quarantine, first, last, facts)
+        snapshot = lake.publish(ref.table, dataset.table_columns, staged.data, first, last, facts)
+        self.log.info(
+            "%s: snapshot %d holds %s rows, %s of them new, from %s to %s", ref.table, snapshot.snapshot_id,
+            f"{snapshot.total_rows:,}", f"{snapshot.rows:,}", first, last,
+        )  # fmt: skip
+        announce(context, {"first": ref.first, "last": ref.last, "snapshot_id": str(snapshot.snapshot_id)})
+        return snapshot
+
+
+class PublishWarehouseOperator(SmlOperator):
+    """Brings the days of a snapshot into the warehouse and reconciles the row counts.
+
+    :param snapshot: what ``PublishPartitionsOperator`` gave.
+    :param dataset: the columns of the table.
+    :param warehouse: the DuckDB file.
+    """
+
+    template_fields: Sequence[str] = ("snapshot", "warehouse")
+    ui_color = "#d5edd5"
+
+    def __init__(self, *, snapshot: Any, dataset: Dataset | Mapping[str, Any], warehouse: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.dataset = dataset
+        self.warehouse = warehouse
+
+    def run(self, context: Context) -> dict[str, Any]:
+        """Publish the snapshot's days."""
+        from airflow_provider_sml.ml.lake import Lake
+        from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
+
+        ref = SnapshotRef.load(self.snapshot)
+        first, last = parse_interval(ref.first, ref.last)
+        files = Lake(ref.lake).files(ref.table, ref.snapshot_id, first, last)
+        total = DuckDBWarehouse(Path(self.warehouse)).publish(ref, files, load_dataset(self.dataset).table_columns)
+        self.log.info("%s: %s rows in %s", ref.table, f"{total:,}", os.path.basename(self.warehouse))
+        return {"table": ref.table, "rows": ref.rows, "total_rows": total, "snapshot_id": ref.snapshot_id}

@@ -1,0 +1,100 @@
+"""The base of operators that run a remote job: submit or attach, wait, take the result; cancel when killed.
+
+A subclass names the adapter (``job``) and makes the result (``finish``). A retry under the same name attaches to a job
+that still runs. Waiting blocks a worker slot, or is handed to the triggerer with ``deferrable=True``.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, Step, failure
+from airflow_provider_sml.operators.base import SmlOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class RemoteJobOperator(SmlOperator):
+    """Runs a remote job.
+
+    :param deferrable: wait in the triggerer rather than in a worker slot.
+    :param poll_interval: seconds between polls.
+    :param deadline: how long the job may take; it is cancelled then.
+    """
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = False,
+        poll_interval: float = 1.0,
+        deadline: timedelta | None = timedelta(hours=12),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self._running: tuple[Any, str] | None = None
+
+    def job(self, context: Context) -> Adapter:
+        """The adapter of the job."""
+        raise NotImplementedError
+
+    def secrets(self) -> dict[str, str]:
+        """What the job needs and nobody may see."""
+        return {}
+
+    def finish(self, context: Context, result: dict[str, Any]) -> Any:
+        """The task's result, from the job's."""
+        return result
+
+    def run(self, context: Context) -> Any:
+        """Submit or attach, then wait."""
+        job: Any = self.job(context)
+        job_id = job.submit(self.secrets())
+        self._running = (job, job_id)
+        until = time.time() + self.deadline.total_seconds() if self.deadline else None
+        self.log.info("job %s runs as %s", job.name, job_id)
+        if self.deferrable:
+            from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
+
+            trigger = RemoteJobTrigger(job.describe(), job_id, self.poll_interval, until)
+            self.defer(trigger=trigger, method_name="resume", kwargs={"described": job.describe()})
+        watch, told = JobWatch(job.name, until), set[str]()
+        while True:
+            outcome: Any
+            try:
+                outcome = job.status(job_id)
+            except Exception as error:
+                outcome = error
+            for line in getattr(outcome, "progress", ()):
+                if line not in told:
+                    told.add(line)
+                    self.log.info("%s", line)
+            step = watch.decide(outcome, time.time())
+            if step.action == "done":
+                return self.finish(context, job.result(job_id))
+            if step.cancel:
+                job.cancel(job_id)
+            if step.action == "fail":
+                raise failure(step)
+            time.sleep(self.poll_interval)
+
+    def resume(self, context: Context, event: dict[str, Any], described: dict[str, Any]) -> Any:
+        """Go on after the trigger's event."""
+        return self.guarded(self._resume, context, event, described)
+
+    def _resume(self, context: Context, event: dict[str, Any], described: dict[str, Any]) -> Any:
+        if event["action"] == "fail":
+            raise failure(Step("fail", event["message"], event["retryable"]))
+        job: Any = Adapter.load(described)
+        return self.finish(context, job.result(event["job_id"]))
+
+    def on_kill(self) -> None:
+        """Cancel the job that this task waits for."""
+        if self._running:
+            job, job_id = self._running
+            job.cancel(job_id)
