@@ -175,7 +175,7 @@ class PublishPartitionsOperator(SmlOperator):
         self.dataset = dataset
 
     def run(self, context: Context) -> SnapshotRef:
-        """Audit, then publish; on a failed audit the staged files are deleted."""
+        """Audit, then publish. After a failed audit the staged files stay where they are, for a look at them."""
         from airflow_provider_sml.errors import DataError
         from airflow_provider_sml.ml.contract.dataset import PARTITION
         from airflow_provider_sml.ml.lake import Lake
@@ -189,7 +189,7 @@ class PublishPartitionsOperator(SmlOperator):
         try:
             audit(dataset, staged, first, last, lake.days(ref.table))
         except DataError:
-            lake.discard(staged.folder)
+            self.log.error("nothing was published; what was written, bad rows included, is in %s", staged.folder)
             raise
         facts = lineage(context) | {"contract": dataset.hash, "rows_in": str(ref.rows_in)}
         if staged.quarantine or lake.exists(f"{ref.table}_quarantine"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError, require
+from airflow_provider_sml.errors import ConfigurationError, DataError, require
 from airflow_provider_sml.ml.contract.dataset import PARTITION
 from airflow_provider_sml.ml.expressions import Type
 from airflow_provider_sml.refs import SnapshotRef
@@ -208,6 +207,9 @@ class Lake:
                 _check_file(file, partition_id, first, last)
             predicate = _between(first, last)
             old = [task.file for task in loaded.scan(row_filter=predicate).plan_files()]
+            if new and {file.file_path for file in old} == {file.file_path for file in new}:
+                # A retry after the commit: these very files are published already.
+                return self._published(table, new, first, last)
             summary = {f"{LINEAGE}{key}": str(value) for key, value in lineage.items()}
             summary |= {f"{LINEAGE}first": first.isoformat(), f"{LINEAGE}last": last.isoformat()}
             with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
@@ -216,6 +218,11 @@ class Lake:
                     overwrite.delete_data_file(file)
                 for file in new:
                     overwrite.append_data_file(file)
+        return self._published(table, new, first, last)
+
+    # --- the parts ------------------------------------------------------------------------------------------------
+
+    def _published(self, table: str, files: Sequence[Any], first: dt.date, last: dt.date) -> SnapshotRef:
         snapshot = self._table(table).current_snapshot()
         assert snapshot is not None
         total = snapshot.summary.additional_properties.get("total-records", "0") if snapshot.summary else "0"
@@ -225,18 +232,9 @@ class Lake:
             snapshot_id=snapshot.snapshot_id,
             first=first.isoformat(),
             last=last.isoformat(),
-            rows=sum(file.record_count for file in new),
+            rows=sum(file.record_count for file in files),
             total_rows=int(total),
         )
-
-    def discard(self, folder: Path) -> None:
-        """Delete a staged folder that was not published."""
-        root = Path(self.location) / NAMESPACE
-        if root not in folder.absolute().parents:
-            raise IntegrityError("not a staged folder of this lake", expected=f"below {root}", found=folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-    # --- the parts ------------------------------------------------------------------------------------------------
 
     def _table(self, table: str) -> Table:
         from pyiceberg.exceptions import NoSuchTableError

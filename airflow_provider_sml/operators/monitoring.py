@@ -1,0 +1,204 @@
+"""Each night: score the day, log the predictions, report drift and performance, ask for retraining."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.hooks.mlflow import MlflowHook
+from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.ml.contract.quantities import duration
+from airflow_provider_sml.operators.base import SmlOperator, announce
+from airflow_provider_sml.operators.etl import parse_interval
+from airflow_provider_sml.refs import ModelVersionRef, ReportRef, SnapshotRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_sml.ml.bundle import Scorer
+
+#: A monitor that fell behind catches up by this many nights in one run.
+MOST_NIGHTS = 7
+#: How far back the performance of each night looks for labels that have arrived.
+LOOK_BACK = dt.timedelta(days=28)
+
+
+class _ChampionOperator(SmlOperator):
+    """What the two operators below share: the days, the table and the model in production.
+
+    :param name: registered model.
+    :param table: table of the lake; the model's name when None.
+    :param first: first day; the last published one when empty.
+    :param last: last day, inclusive; like ``first`` when empty.
+    :param lake: location of the lake, or the id of its connection.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    """
+
+    template_fields: Sequence[str] = ("name", "table", "first", "last", "lake", "mlflow")
+    ui_color = "#fde0ef"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        table: str | None = None,
+        first: str = "",
+        last: str = "",
+        lake: str = LakeHook.default_conn_name,
+        mlflow: str = MlflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+        self.table = table
+        self.first = first
+        self.last = last
+        self.lake = lake
+        self.mlflow = mlflow
+
+    def days(self) -> list[dt.date]:
+        """The days to look at, at most ``MOST_NIGHTS`` of them, the last ones."""
+        published = sorted(LakeHook(self.lake).get_conn().days(self.table or self.name))
+        if not published:
+            raise ConfigurationError(f"the table {self.table or self.name} has no data", todo="run the ingest first")
+        if not self.first:
+            return published[-1:]
+        first, last = parse_interval(self.first, self.last or self.first)
+        return [day for day in published if first <= day <= last][-MOST_NIGHTS:] or [last]
+
+    def champion(self) -> tuple[ModelVersionRef, Scorer, dict[str, str]]:
+        """The version in production, its scorer and its tags."""
+        from airflow_provider_sml.ml.bundle import Scorer
+        from airflow_provider_sml.ml.registry import CHAMPION
+
+        registry = MlflowHook(self.mlflow).get_conn()
+        version = registry.version(self.name, alias=CHAMPION)
+        if version is None:
+            raise AirflowSkipException(f"{self.name} has no champion yet; there is nothing to monitor")
+        return version, Scorer(registry.bundle(version)), registry.tags(version)
+
+
+class ScorePartitionsOperator(_ChampionOperator):
+    """Scores published days with the champion and publishes the predictions to ``TABLE_predictions``."""
+
+    __doc__ = f"{__doc__}\n{_ChampionOperator.__doc__}"
+
+    def run(self, context: Context) -> SnapshotRef:
+        """Score day by day."""
+        from airflow_provider_sml.ml.monitoring import predictions
+
+        version, scorer, _ = self.champion()
+        lake = LakeHook(self.lake).get_conn()
+        table = self.table or self.name
+        key = scorer.bundle.dataset.contract.key
+        snapshot = None
+        for day in self.days():
+            rows = predictions.scored(predictions.read_days(lake, table, day, day), scorer)
+            snapshot = predictions.log_predictions(lake, table, rows, key, version.version, scorer, day)
+            self.log.info("%s: %s rows scored by version %s", day, f"{rows.num_rows:,}", version.version)
+        assert snapshot is not None
+        return snapshot
+
+
+class DriftReportOperator(_ChampionOperator):
+    """Compares published days with the rows that the champion was trained on, and writes a report for each.
+
+    :param share: share of the columns that must have drifted for a night of drift.
+    :param numeric: limit for numbers: Wasserstein distance in standard deviations.
+    :param category: limit for categories: Jensen-Shannon distance, 0 to 1.
+    :param rows: rows drawn from each side at most.
+    :param leave_out: features that are not compared.
+    :param label_known_after: how long after the event its label is known.
+    :param reports: folder of the reports.
+    """
+
+    template_fields: Sequence[str] = (*_ChampionOperator.template_fields, "reports")
+    __doc__ = f"{__doc__}\n{_ChampionOperator.__doc__}"
+
+    def __init__(
+        self,
+        *,
+        share: float = 0.3,
+        numeric: float = 0.1,
+        category: float = 0.1,
+        rows: int = 5_000,
+        leave_out: Sequence[str] = (),
+        label_known_after: str | dt.timedelta = "0 days",
+        reports: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.share = share
+        self.numeric = numeric
+        self.category = category
+        self.rows = rows
+        self.leave_out = leave_out
+        self.label_known_after = label_known_after
+        self.reports = reports
+
+    def run(self, context: Context) -> ReportRef:
+        """Report night by night; gives the last one."""
+        from airflow_provider_sml.ml.monitoring import drift, predictions
+
+        version, scorer, tags = self.champion()
+        lake = LakeHook(self.lake).get_conn()
+        table = self.table or self.name
+        limits = drift.Limits(self.share, self.numeric, self.category, self.rows)
+        reference = predictions.scored(predictions.reference_rows(Path(tags["sample_uri"])), scorer)
+        folder = Path(self.reports or f"{home()}/reports") / self.name / "nights"
+        delay = dt.timedelta(days=math.ceil(duration(self.label_known_after) / dt.timedelta(days=1)))
+        report = None
+        for day in self.days():
+            past = [day - delay - dt.timedelta(days=n) for n in range(LOOK_BACK.days)]
+            report = drift.report(
+                self.name,
+                version.version,
+                day,
+                reference,
+                predictions.scored(predictions.read_days(lake, table, day, day), scorer),
+                scorer,
+                limits,
+                folder,
+                leave_out=self.leave_out,
+                performance=predictions.realised(lake, table, scorer.bundle.dataset.contract.key, sorted(past)),
+            )
+            drifted = f": {', '.join(report.drifted)}" if report.drifted else ""
+            self.log.info("%s: %s, %.0f %% of the columns drifted%s", day, report.verdict, 100 * report.share, drifted)
+        assert report is not None
+        return report
+
+
+class RequestRetrainingOperator(SmlOperator):
+    """Succeeds, and so sends its outlets an event, when enough of the last nights drifted; is skipped otherwise.
+
+    :param report: what ``DriftReportOperator`` gave.
+    :param nights: how many of how many nights must have drifted, such as ``(3, 5)``.
+    """
+
+    template_fields: Sequence[str] = ("report",)
+    ui_color = "#fde0ef"
+
+    def __init__(self, *, report: Any, nights: tuple[int, int] = (1, 1), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.report = report
+        self.nights = nights
+
+    def run(self, context: Context) -> Mapping[str, Any]:
+        """Look at the last nights."""
+        from airflow_provider_sml.ml.monitoring.drift import enough_nights
+
+        report = ReportRef.load(self.report)
+        wanted, of = self.nights
+        if not enough_nights(Path(report.uri).parent, dt.date.fromisoformat(report.day), wanted, of):
+            raise AirflowSkipException(f"{report.day}: fewer than {wanted} of the last {of} nights drifted")
+        reasons = {"day": report.day, "drifted": ", ".join(report.drifted), "share": str(report.share)}
+        announce(context, reasons)
+        self.log.info("%s: %d of the last %d nights drifted; retraining is asked for", report.day, wanted, of)
+        return reasons

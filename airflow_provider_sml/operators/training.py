@@ -1,0 +1,333 @@
+"""From a table to a registered version that passed its gate: sample, train, evaluate, register, judge."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sml.errors import ConfigurationError, GateError
+from airflow_provider_sml.hooks.dask import DaskHook
+from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.hooks.mlflow import MlflowHook
+from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.ml.contract.dataset import Dataset
+from airflow_provider_sml.ml.contract.quantities import duration
+from airflow_provider_sml.operators.base import SmlOperator, announce, lineage
+from airflow_provider_sml.operators.etl import load_dataset, parse_day
+from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef, SampleRef, VerdictRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_sml.ml.bundle import Bundle
+
+
+class SampleOperator(SmlOperator):
+    """Draws the rows that a model is trained, validated and tested on; the same ones whenever it is repeated.
+
+    :param table: table of the lake.
+    :param as_of: the last day of data to use, ``YYYY-MM-DD``; the last published day when empty.
+    :param train: length of the training window, such as ``"120 days"``.
+    :param validate: length of the window after it, for early stopping.
+    :param test: length of the window after that, for the evaluation.
+    :param label_known_after: how long after the event its label is known.
+    :param method: ``all``, or ``hash`` to keep whole entities.
+    :param by: the columns that name an entity.
+    :param rate: share of the entities kept in the training window, 0 to 1.
+    :param seed: another seed keeps other entities.
+    :param lake: location of the lake, or the id of its connection.
+    """
+
+    template_fields: Sequence[str] = ("table", "as_of", "rate", "lake")
+    ui_color = "#e3dcf5"
+
+    def __init__(
+        self,
+        *,
+        table: str,
+        as_of: str = "",
+        train: str | dt.timedelta = "120 days",
+        validate: str | dt.timedelta = "14 days",
+        test: str | dt.timedelta = "14 days",
+        label_known_after: str | dt.timedelta = "0 days",
+        method: str = "all",
+        by: Sequence[str] = (),
+        rate: float | str = 1.0,
+        seed: int = 7,
+        lake: str = LakeHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.table = table
+        self.as_of = as_of
+        self.train = train
+        self.validate = validate
+        self.test = test
+        self.label_known_after = label_known_after
+        self.method = method
+        self.by = by
+        self.rate = rate
+        self.seed = seed
+        self.lake = lake
+
+    def run(self, context: Context) -> SampleRef:
+        """Find the windows and draw."""
+        from airflow_provider_sml.ml import sampling
+
+        lake = LakeHook(self.lake).get_conn()
+        days = lake.days(self.table)
+        if not days:
+            raise ConfigurationError(
+                f"the table {self.table} has no data",
+                expected="published days",
+                found="none",
+                todo="run the ingest first",
+            )
+        as_of = parse_day(self.as_of, "as_of") if self.as_of else max(days)
+        lengths = [duration(value) // dt.timedelta(days=1) for value in (self.train, self.validate, self.test)]
+        windows = sampling.windows(as_of, *lengths, label_delay=duration(self.label_known_after))
+        sample = sampling.draw(
+            lake, self.table, windows, method=self.method, by=self.by, rate=float(self.rate), seed=self.seed
+        )
+        for split, (first, last) in windows.items():
+            self.log.info("%s: %s rows from %s to %s", split, f"{sample.rows[split]:,}", first, last)
+        return sample
+
+
+class TrainXGBoostOperator(SmlOperator):
+    """Trains a gradient-boosted model on a sample, on the workers of a Dask cluster.
+
+    The same sample, parameters, seed and number of workers give the same model; a repeat finds it.
+
+    :param sample: what ``SampleOperator`` gave.
+    :param dataset: features and label.
+    :param params: XGBoost's parameters, with ``rounds`` and ``early_stopping``.
+    :param cluster: ``local`` (in this process), ``processes``, a scheduler's address, or the id of its connection.
+    :param workers: workers that the rows are split over.
+    :param models: folder for the model bundles; beside the sample's lake when None.
+    """
+
+    template_fields: Sequence[str] = ("sample", "params", "cluster", "models")
+    ui_color = "#f8d7da"
+
+    def __init__(
+        self,
+        *,
+        sample: Any,
+        dataset: Dataset | Mapping[str, Any],
+        params: Mapping[str, Any] | None = None,
+        cluster: str = "local",
+        workers: int = 1,
+        models: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sample = sample
+        self.dataset = dataset
+        self.params = params or {}
+        self.cluster = cluster
+        self.workers = workers
+        self.models = models
+
+    def run(self, context: Context) -> ModelRef:
+        """Train on the cluster."""
+        from airflow_provider_sml.ml.training.cluster import cluster
+        from airflow_provider_sml.ml.training.trainer import Training, train
+
+        sample = SampleRef.load(self.sample)
+        dataset = load_dataset(self.dataset)
+        # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
+        models = Path(self.models) if self.models else Path(sample.uri).parents[2] / "models" / dataset.name
+        training = Training(dataset, sample, dict(self.params), self.workers)
+        with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
+            model = train(training, client, models, lambda line: self.log.info("%s", line))
+        self.log.info(
+            "model %s: %d rounds on %s rows of %d features", model.model_id, model.rounds,
+            f"{sample.rows['train']:,}", len(dataset.features),
+        )  # fmt: skip
+        return model
+
+
+class EvaluateModelOperator(SmlOperator):
+    """Evaluates a model on the test window of its sample, against a plain baseline and the champion.
+
+    :param model: what ``TrainXGBoostOperator`` gave.
+    :param sample: what ``SampleOperator`` gave.
+    :param name: registered model whose champion is compared; none when empty.
+    :param baseline: columns whose label rates in training are the baseline.
+    :param slices: columns by whose values the measures are repeated.
+    :param min_rows: smallest slice that is measured.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    :param reports: folder of the reports.
+    """
+
+    template_fields: Sequence[str] = ("model", "sample", "name", "mlflow", "reports")
+    ui_color = "#e3dcf5"
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        sample: Any,
+        name: str = "",
+        baseline: Sequence[str] = (),
+        slices: Sequence[str] = (),
+        min_rows: int = 500,
+        mlflow: str = MlflowHook.default_conn_name,
+        reports: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.sample = sample
+        self.name = name
+        self.baseline = baseline
+        self.slices = slices
+        self.min_rows = min_rows
+        self.mlflow = mlflow
+        self.reports = reports
+
+    def run(self, context: Context) -> EvaluationRef:
+        """Evaluate and write the page."""
+        from airflow_provider_sml.ml.bundle import Bundle
+        from airflow_provider_sml.ml.training.evaluation import evaluate
+
+        model = ModelRef.load(self.model)
+        bundle = Bundle.read(Path(model.uri))
+        found = evaluate(
+            bundle,
+            SampleRef.load(self.sample),
+            Path(self.reports or f"{home()}/reports") / bundle.name / "evaluation" / model.model_id,
+            baseline=self.baseline,
+            slices=self.slices,
+            min_rows=self.min_rows,
+            champion=self._champion(),
+        )
+        against = "" if found.baseline_auc is None else f", baseline {found.baseline_auc:.4f}"
+        self.log.info(
+            "AUC %.4f [%.4f, %.4f]%s, ECE %.4f on %s rows", found.auc, found.auc_low, found.auc_high, against,
+            found.ece, f"{found.rows:,}",
+        )  # fmt: skip
+        return found
+
+    def _champion(self) -> tuple[str, Bundle] | None:
+        from airflow_provider_sml.ml.registry import CHAMPION
+
+        if not self.name:
+            return None
+        registry = MlflowHook(self.mlflow).get_conn()
+        version = registry.version(self.name, alias=CHAMPION)
+        return (version.version, registry.bundle(version)) if version else None
+
+
+class RegisterModelOperator(SmlOperator):
+    """Registers a model in MLflow with its lineage and the alias ``challenger``; a repeat finds the same version.
+
+    :param model: what ``TrainXGBoostOperator`` gave.
+    :param sample: what ``SampleOperator`` gave: a few of its rows become the input example.
+    :param name: registered model.
+    :param evaluation: what ``EvaluateModelOperator`` gave, logged with the version.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    """
+
+    template_fields: Sequence[str] = ("model", "sample", "name", "evaluation", "mlflow")
+    ui_color = "#cfe2f3"
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        sample: Any,
+        name: str,
+        evaluation: Any = None,
+        mlflow: str = MlflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.sample = sample
+        self.name = name
+        self.evaluation = evaluation
+        self.mlflow = mlflow
+
+    def run(self, context: Context) -> ModelVersionRef:
+        """Register."""
+        from airflow_provider_sml.ml.bundle import Bundle
+        from airflow_provider_sml.ml.registry import example_rows
+        from airflow_provider_sml.ml.sampling import split_files
+        from airflow_provider_sml.ml.training import data
+
+        model = ModelRef.load(self.model)
+        sample = SampleRef.load(self.sample)
+        features = Bundle.read(Path(model.uri)).dataset.feature_list
+        rows, _ = data.read(split_files(sample, "test")[0], features)
+        version = (
+            MlflowHook(self.mlflow)
+            .get_conn()
+            .register(
+                self.name,
+                model,
+                example_rows(rows),
+                evaluation=EvaluationRef.load(self.evaluation) if self.evaluation else None,
+                lineage=lineage(context) | {"sample_uri": sample.uri, "sample_rate": str(sample.rate)},
+            )
+        )
+        self.log.info("%s version %s is the challenger (model %s)", version.name, version.version, version.model_id)
+        return version
+
+
+class GateOperator(SmlOperator):
+    """Judges a version by its evaluation; the task fails when a check fails, and its outlets then get no event.
+
+    :param version: what ``RegisterModelOperator`` gave.
+    :param evaluation: what ``EvaluateModelOperator`` gave.
+    :param checks: ``auc``, ``ece``, ``baseline``, ``slices``, as in a spec's ``gate``.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    :param reports: folder of the reports.
+    """
+
+    template_fields: Sequence[str] = ("version", "evaluation", "checks", "mlflow", "reports")
+    ui_color = "#fff3b0"
+
+    def __init__(
+        self,
+        *,
+        version: Any,
+        evaluation: Any,
+        checks: Mapping[str, Any] | None = None,
+        mlflow: str = MlflowHook.default_conn_name,
+        reports: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+        self.evaluation = evaluation
+        self.checks = checks or {}
+        self.mlflow = mlflow
+        self.reports = reports
+
+    def run(self, context: Context) -> VerdictRef:
+        """Judge, write the verdict, tag the version."""
+        from airflow_provider_sml.ml.gate import judge
+
+        version = ModelVersionRef.load(self.version)
+        evaluation = json.loads((Path(EvaluationRef.load(self.evaluation).uri) / "evaluation.json").read_text())
+        folder = Path(self.reports or f"{home()}/reports") / version.name / "gate" / version.version
+        verdict = judge(version, evaluation, self.checks, folder)
+        MlflowHook(self.mlflow).get_conn().set_tags(version, {"gate": "passed" if verdict.passed else "failed"})
+        if not verdict.passed:
+            failed = [
+                check for check in json.loads((folder / "gate.json").read_text())["checks"] if not check["passed"]
+            ]
+            raise GateError(
+                f"{version.name} version {version.version} did not pass: {len(failed)} of {verdict.checks} checks failed",
+                expected="; ".join(f"{check['name']}: {check['limit']}" for check in failed),
+                found="; ".join(f"{check['name']}: {check['value']}" for check in failed),
+                todo=f"read {folder / 'gate.html'}; the champion stays",
+            )
+        self.log.info("passed: %d of %d checks", verdict.checks, verdict.checks)
+        announce(context, {"version": version.version})
+        return verdict
