@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from airflow_provider_sml.cloud.spark_submit import SparkSubmitJob
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.ml.contract.dataset import Dataset
+from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.model import HashPrivacy
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage, run_key
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
@@ -21,32 +21,6 @@ from airflow_provider_sml.refs import SnapshotRef, StagedRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-
-def parse_day(value: str, what: str) -> dt.date:
-    """A day of a template.
-
-    :raises ConfigurationError: when it is none.
-    """
-    try:
-        return dt.date.fromisoformat(value.strip()[:10])
-    except ValueError:
-        raise ConfigurationError(f"{what} is no day", expected="YYYY-MM-DD", found=value) from None
-
-
-def parse_interval(first: str, last: str) -> tuple[dt.date, dt.date]:
-    """First and last day of templates, in order."""
-    begin, end = parse_day(first, "first"), parse_day(last, "last")
-    if begin > end:
-        raise ConfigurationError(
-            "the interval ends before it begins", expected="first <= last", found=f"{first}, {last}"
-        )
-    return begin, end
-
-
-def load_dataset(value: Dataset | Mapping[str, Any]) -> Dataset:
-    """A dataset, from itself or from the keys of a spec."""
-    return value if isinstance(value, Dataset) else Dataset(**value)
 
 
 class SparkEtlOperator(RemoteJobOperator):
@@ -94,7 +68,7 @@ class SparkEtlOperator(RemoteJobOperator):
         """spark-submit of the application, with its plan in the run's folder."""
         from airflow_provider_sml.ml.etl import plan
 
-        dataset = load_dataset(self.dataset)
+        dataset = Dataset.load(self.dataset)
         first, last = parse_interval(self.first, self.last)
         lake = LakeHook(self.lake).get_conn()
         name = job_name(*run_key(context))
@@ -119,7 +93,7 @@ class SparkEtlOperator(RemoteJobOperator):
         """The keys of hashed columns, by connection."""
         from airflow.sdk import BaseHook
 
-        columns = load_dataset(self.dataset).contract.columns.values()
+        columns = Dataset.load(self.dataset).contract.columns.values()
         connections = {column.privacy.hash for column in columns if isinstance(column.privacy, HashPrivacy)}
         if not connections:
             return {}
@@ -182,7 +156,7 @@ class PublishPartitionsOperator(SmlOperator):
         from airflow_provider_sml.ml.lake.audit import Staged, audit
 
         ref = StagedRef.load(self.staged)
-        dataset = load_dataset(self.dataset)
+        dataset = Dataset.load(self.dataset)
         lake = Lake(ref.lake)
         first, last = parse_interval(ref.first, ref.last)
         staged = Staged.read(Path(ref.uri))
@@ -229,6 +203,6 @@ class PublishWarehouseOperator(SmlOperator):
         ref = SnapshotRef.load(self.snapshot)
         first, last = parse_interval(ref.first, ref.last)
         files = Lake(ref.lake).files(ref.table, ref.snapshot_id, first, last)
-        total = DuckDBWarehouse(Path(self.warehouse)).publish(ref, files, load_dataset(self.dataset).table_columns)
+        total = DuckDBWarehouse(Path(self.warehouse)).publish(ref, files, Dataset.load(self.dataset).table_columns)
         self.log.info("%s: %s rows in %s", ref.table, f"{total:,}", os.path.basename(self.warehouse))
         return {"table": ref.table, "rows": ref.rows, "total_rows": total, "snapshot_id": ref.snapshot_id}

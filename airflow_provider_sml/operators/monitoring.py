@@ -14,9 +14,9 @@ from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, announce
-from airflow_provider_sml.operators.etl import parse_interval
 from airflow_provider_sml.refs import ModelVersionRef, ReportRef, SnapshotRef
 
 if TYPE_CHECKING:

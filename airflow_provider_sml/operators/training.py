@@ -14,9 +14,9 @@ from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.dataset import Dataset
+from airflow_provider_sml.ml.contract.interval import parse_day
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage
-from airflow_provider_sml.operators.etl import load_dataset, parse_day
 from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef, SampleRef, VerdictRef
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class SampleOperator(SmlOperator):
                 todo="run the ingest first",
             )
         as_of = parse_day(self.as_of, "as_of") if self.as_of else max(days)
-        lengths = [duration(value) // dt.timedelta(days=1) for value in (self.train, self.validate, self.test)]
-        windows = sampling.windows(as_of, *lengths, label_delay=duration(self.label_known_after))
+        train, validate, test = (duration(value).days for value in (self.train, self.validate, self.test))
+        windows = sampling.windows(as_of, train, validate, test, duration(self.label_known_after))
         sample = sampling.draw(
             lake, self.table, windows, method=self.method, by=self.by, rate=float(self.rate), seed=self.seed
         )
@@ -138,7 +138,7 @@ class TrainXGBoostOperator(SmlOperator):
         from airflow_provider_sml.ml.training.trainer import Training, train
 
         sample = SampleRef.load(self.sample)
-        dataset = load_dataset(self.dataset)
+        dataset = Dataset.load(self.dataset)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
         models = Path(self.models) if self.models else Path(sample.uri).parents[2] / "models" / dataset.name
         training = Training(dataset, sample, dict(self.params), self.workers)
@@ -323,7 +323,7 @@ class GateOperator(SmlOperator):
                 check for check in json.loads((folder / "gate.json").read_text())["checks"] if not check["passed"]
             ]
             raise GateError(
-                f"{version.name} version {version.version} did not pass: {len(failed)} of {verdict.checks} checks failed",
+                f"{version.name} version {version.version} failed {len(failed)} of {verdict.checks} checks of its gate",
                 expected="; ".join(f"{check['name']}: {check['limit']}" for check in failed),
                 found="; ".join(f"{check['name']}: {check['value']}" for check in failed),
                 todo=f"read {folder / 'gate.html'}; the champion stays",

@@ -10,7 +10,7 @@ import datetime as dt
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 
 from airflow_provider_sml.ml.contract.dataset import Dataset, Place
 from airflow_provider_sml.ml.contract.model import Contract, Name, Source, Strict
@@ -236,6 +236,10 @@ class SlackAlert(Strict):
     slack: str
 
 
+Cron = Annotated[str, StringConstraints(pattern=r"^(daily|weekly|monthly|\S+ \S+ \S+ \S+ \S+)$")]
+"""A word, or a cron expression of five fields."""
+
+
 class Schedule(Strict):
     """When the DAGs run: a cron expression or one of the words; null for never by itself.
 
@@ -244,8 +248,8 @@ class Schedule(Strict):
     :param monitor: ``nightly``: as soon as a day has been published.
     """
 
-    ingest: str | None = "daily"
-    train: str | None = "weekly"
+    ingest: Cron | None = "daily"
+    train: Cron | None = "weekly"
     monitor: Literal["nightly"] | None = "nightly"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 
 from airflow_provider_sml.ml.contract.dataset import Dataset
-from airflow_provider_sml.operators.etl import load_dataset, parse_interval
+from airflow_provider_sml.ml.contract.interval import parse_interval
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -50,7 +50,7 @@ class LandedFilesSensor(BaseSensorOperator):
         from airflow_provider_sml.ml.etl.plan import landed_paths
 
         first, last = parse_interval(self.first, self.last)
-        paths = landed_paths(load_dataset(self.dataset), self.places, first, last)
+        paths = landed_paths(Dataset.load(self.dataset), self.places, first, last)
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             self.log.info("%d of %d files have not landed, the first is %s", len(missing), len(paths), missing[0])

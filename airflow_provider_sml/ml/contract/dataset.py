@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -84,6 +84,11 @@ class Dataset(Strict):
         for place, error in self.problems():
             raise ProblemError(place, error)
         return self
+
+    @classmethod
+    def load(cls, value: Dataset | Mapping[str, Any]) -> Dataset:
+        """A dataset, from itself or from its keys as a dictionary."""
+        return value if isinstance(value, Dataset) else cls(**value)
 
     def problems(self) -> Iterator[tuple[Place, SmlError]]:
         """What does not fit together, each with its place in the spec."""

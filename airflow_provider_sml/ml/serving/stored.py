@@ -20,13 +20,13 @@ from airflow_provider_sml.ml.expressions import physical
 from airflow_provider_sml.ml.training import data
 
 
-def stored_rows(bundle: Bundle, sample: Path, rows: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+def stored_rows(bundle: Bundle, sample: Path, rows: int) -> tuple[list[dict[str, Any]], list[float]]:
     """Rows of a sample's test split as a client would send them, and their scores.
 
     :param bundle: the model.
     :param sample: folder of the sample it was trained on.
     :param rows: how many, spread evenly over the split.
-    :returns: instances with the raw columns; float64 scores of shape (rows,).
+    :returns: instances with the raw columns, and their scores.
     :raises DataError: when the sample is gone.
     """
     files = sorted((sample / "test").glob("*.parquet"))
@@ -40,7 +40,7 @@ def stored_rows(bundle: Bundle, sample: Path, rows: int) -> tuple[list[dict[str,
         table = table.take(np.linspace(0, table.num_rows - 1, rows).astype(int))
     scorer = Scorer(bundle)
     scores = scorer.score_features(data.matrix(table, scorer.features))
-    return instances(table, list(scorer.columns)), scores
+    return instances(table, list(scorer.columns)), scores.tolist()
 
 
 def instances(table: pa.Table, columns: list[str]) -> list[dict[str, Any]]:

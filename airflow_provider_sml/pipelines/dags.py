@@ -1,0 +1,271 @@
+"""The DAGs of one model, from its spec.
+
+``NAME_ingest`` publishes days, ``NAME_train`` makes and judges versions, ``NAME_deploy`` brings a version that passed
+to its target, ``NAME_monitor`` looks at each night. Assets link them: a published day starts monitoring, a version that
+passed starts deployment, enough nights of drift start training.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    CronDataIntervalTimetable,
+    CronTriggerTimetable,
+    Param,
+)
+
+from airflow_provider_sml.hooks.places import is_location
+from airflow_provider_sml.notifications.alert import AlertNotifier
+from airflow_provider_sml.operators.deployment import DeployModelOperator
+from airflow_provider_sml.operators.etl import PublishPartitionsOperator, PublishWarehouseOperator, SparkEtlOperator
+from airflow_provider_sml.operators.monitoring import (
+    DriftReportOperator,
+    RequestRetrainingOperator,
+    ScorePartitionsOperator,
+)
+from airflow_provider_sml.operators.training import (
+    EvaluateModelOperator,
+    GateOperator,
+    RegisterModelOperator,
+    SampleOperator,
+    TrainXGBoostOperator,
+)
+from airflow_provider_sml.pipelines.interval import MACROS
+from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
+from airflow_provider_sml.pipelines.spec import PipelineSpec
+from airflow_provider_sml.sensors.landing import LandedFilesSensor
+
+_WORDS = {"daily": "0 0 * * *", "weekly": "0 3 * * 1", "monthly": "0 3 1 * *"}
+_START = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+
+
+def build_dags(
+    path: str | Path, into: MutableMapping[str, Any] | None = None, profile: str | None = None
+) -> dict[str, DAG]:
+    """Build the DAGs of a spec.
+
+    :param path: of the spec, from the project's root: the folder that dags/ and include/ lie in.
+    :param into: ``globals()`` of the DAG file, where Airflow looks for DAGs.
+    :param profile: name of a profile beside the spec; the environment variable ``SML_PROFILE`` when None.
+    :returns: the DAGs by id.
+    :raises PipelineSpecError: when the spec is wrong.
+    """
+    caller = (into or {}).get("__file__") or sys._getframe(1).f_globals.get("__file__")
+    found, root = locate(path, Path(caller) if caller else None)
+    spec = load_spec(found, profile)
+    dags = {dag.dag_id: dag for dag in _Builder(spec, root).all()}
+    if into is not None:
+        into.update(dags)
+    return dags
+
+
+def locate(path: str | Path, caller: Path | None) -> tuple[Path, Path]:
+    """The spec's file and the project's root.
+
+    :param path: as given.
+    :param caller: the DAG file; its folder and the folders above are tried, then the current one.
+    """
+    path = Path(path)
+    if path.is_absolute():
+        folders = [parent for parent in path.parents if parent.name == "include"]
+        return path, folders[0].parent if folders else path.parent
+    tried = [*(caller.resolve().parents if caller else ()), Path.cwd()]
+    for root in tried:
+        if (root / path).is_file():
+            return root / path, root
+    raise PipelineSpecError(
+        f"{path} is not there",
+        expected="a spec file, given from the project's root",
+        found=f"none in {', '.join(str(folder) for folder in tried[:3])}",
+        todo="give the path from the folder that dags/ and include/ lie in",
+    )
+
+
+class _Builder:
+    """Builds the four DAGs of a spec whose places start at a root."""
+
+    def __init__(self, spec: PipelineSpec, root: Path) -> None:
+        self.spec = spec
+        self.root = root
+        places = spec.places
+        self.lake = self.place(places.lake)
+        self.mlflow = self.place(places.mlflow)
+        self.reports = self.place(places.reports)
+        self.places = {"landing": self.place(places.landing), "lake": self.lake}
+        self.published = Asset(f"sml://{spec.name}/published")
+        self.passed = Asset(f"sml://{spec.name}/passed")
+        self.deployed = Asset(f"sml://{spec.name}/deployed")
+        self.drift = Asset(f"sml://{spec.name}/drift")
+
+    def place(self, value: str) -> str:
+        """A place as operators take it: relative paths start at the root."""
+        return str(self.root / value) if is_location(value) and "://" not in value else value
+
+    def all(self) -> list[DAG]:
+        """The DAGs."""
+        return [self.ingest(), self.train(), self.deploy(), self.monitor()]
+
+    def dag(self, stage: str, schedule: Any, doc: str, params: dict[str, Param]) -> DAG:
+        """A DAG of the model with what all have in common."""
+        spec = self.spec
+        return DAG(
+            f"{spec.name}_{stage}",
+            schedule=schedule,
+            start_date=_START,
+            catchup=False,
+            max_active_runs=1,
+            params=params,
+            tags=["sml", spec.name, stage],
+            description=f"{spec.name}: {doc.splitlines()[0]}",
+            doc_md=f"### {spec.name}: {stage}\n{spec.description}\n\n{doc}",
+            user_defined_macros=MACROS,
+            default_args={
+                "owner": spec.owner,
+                "retries": 2,
+                "retry_delay": dt.timedelta(minutes=1),
+                "on_failure_callback": self.alert(),
+            },
+        )
+
+    def alert(self) -> AlertNotifier:
+        """What happens when a task has failed for good."""
+        return AlertNotifier(
+            title=f"{self.spec.name}: {{{{ ti.task_id }}}} failed",
+            body="{{ dag.dag_id }}, run {{ run_id }}: {{ exception }}",
+            severity="critical",
+            channels=[alert.model_dump() for alert in self.spec.alerts],
+        )
+
+    # --- the DAGs -------------------------------------------------------------------------------------------------
+
+    def ingest(self) -> DAG:
+        """Landed files to lake and warehouse."""
+        spec = self.spec
+        cron = spec.schedule.ingest
+        schedule = CronDataIntervalTimetable(_WORDS.get(cron, cron), timezone="UTC") if cron else None
+        day = {"type": ["string", "null"], "format": "date"}
+        params = {
+            "first_day": Param(
+                None,
+                title="First day",
+                description="Of a range, in one Spark job. Empty: the day that just ended.",
+                **day,
+            ),
+            "last_day": Param(None, title="Last day", description="Inclusive. Empty: the first day only.", **day),
+        }
+        doc = "Landed files go through Spark, are checked against the contract, and are published day by day."
+        first, last = (f"{{{{ ingest_day('{which}', params, dag_run) }}}}" for which in ("first", "last"))
+        with self.dag("ingest", schedule, doc, params) as dag:
+            landed = LandedFilesSensor(
+                task_id="wait_for_landing", dataset=spec.dataset, places=self.places, first=first, last=last,
+                mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
+            )  # fmt: skip
+            staged = SparkEtlOperator(task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, **days)
+            snapshot = PublishPartitionsOperator(
+                task_id="publish_lake", staged=staged.output, dataset=spec.dataset, outlets=[self.published]
+            )
+            landed >> staged
+            if spec.places.warehouse:
+                PublishWarehouseOperator(
+                    task_id="publish_warehouse", snapshot=snapshot.output, dataset=spec.dataset,
+                    warehouse=self.place(spec.places.warehouse),
+                )  # fmt: skip
+        return dag
+
+    def train(self) -> DAG:
+        """Sample to a judged version."""
+        spec = self.spec
+        gate = spec.gate
+        cron = spec.schedule.train
+        schedule: Any = self.drift if spec.monitor.then == "retrain" else None
+        if cron:
+            timetable = CronTriggerTimetable(_WORDS.get(cron, cron), timezone="UTC")
+            schedule = AssetOrTimeSchedule(timetable=timetable, assets=schedule) if schedule else timetable
+        params = {
+            "as_of": Param(None, type=["string", "null"], format="date", title="As of",
+                           description="The last day of data to use. Empty: the last published day."),
+            "rate": Param(spec.sample.rate, type="number", exclusiveMinimum=0, maximum=1, title="Sample rate",
+                          description="Share of the training rows to keep."),
+        }  # fmt: skip
+        doc = (
+            "A sample is drawn, a model trained, evaluated on later days, registered, and judged against the champion."
+        )
+        with self.dag("train", schedule, doc, params) as dag:
+            sample = SampleOperator(
+                task_id="sample", table=spec.name, as_of="{{ params.as_of or '' }}", train=spec.train.window,
+                validate=spec.train.validate_, test=spec.train.test, label_known_after=spec.label_known_after,
+                method=spec.sample.method, by=spec.sample.by, rate="{{ params.rate }}", seed=spec.sample.seed,
+                lake=self.lake,
+            )  # fmt: skip
+            model = TrainXGBoostOperator(
+                task_id="train", sample=sample.output, dataset=spec.dataset, params=spec.train.params,
+                cluster=spec.train.cluster, workers=spec.train.workers,
+            )  # fmt: skip
+            evaluation = EvaluateModelOperator(
+                task_id="evaluate", model=model.output, sample=sample.output, name=spec.name, mlflow=self.mlflow,
+                baseline=gate.baseline.by if gate.baseline else [], slices=gate.slices.by if gate.slices else [],
+                min_rows=gate.slices.min_rows if gate.slices else 500, reports=self.reports,
+            )  # fmt: skip
+            version = RegisterModelOperator(
+                task_id="register", model=model.output, sample=sample.output, name=spec.name,
+                evaluation=evaluation.output, mlflow=self.mlflow,
+            )  # fmt: skip
+            GateOperator(
+                task_id="gate", version=version.output, evaluation=evaluation.output,
+                checks=gate.model_dump(mode="json"), mlflow=self.mlflow, reports=self.reports, outlets=[self.passed],
+            )  # fmt: skip
+        return dag
+
+    def deploy(self) -> DAG:
+        """A version that passed to its target."""
+        spec = self.spec
+        params = {
+            "version": Param(None, type=["string", "null"], pattern=r"^\d+$", title="Version",
+                             description="Version to deploy. Empty: the one that passed last."),
+        }  # fmt: skip
+        doc = "The version is started beside the serving one, compared with stored scores, put live, and made champion."
+        with self.dag("deploy", [self.passed], doc, params) as dag:
+            DeployModelOperator(
+                task_id="deploy", name=spec.name, port=spec.deploy.port, parity_rows=spec.deploy.parity_rows,
+                version="{{ deploy_version(params, triggering_asset_events) }}", mlflow=self.mlflow,
+                endpoints=self.place(spec.places.endpoints), outlets=[self.deployed],
+            )  # fmt: skip
+        return dag
+
+    def monitor(self) -> DAG:
+        """Each night."""
+        spec = self.spec
+        drift = spec.monitor.drift
+        params = {
+            "day": Param(None, type=["string", "null"], format="date", title="Day",
+                         description="Day to look at. Empty: the last published day."),
+        }  # fmt: skip
+        doc = "The day is scored, the predictions are kept, and the day is compared with the rows of training."
+        days = {
+            "first": "{{ monitor_day('first', params, triggering_asset_events) }}",
+            "last": "{{ monitor_day('last', params, triggering_asset_events) }}",
+        }
+        schedule = [self.published] if spec.schedule.monitor else None
+        with self.dag("monitor", schedule, doc, params) as dag:
+            scores = ScorePartitionsOperator(
+                task_id="score", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days
+            )
+            report = DriftReportOperator(
+                task_id="drift", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days, share=drift.share,
+                numeric=drift.numeric, category=drift.category, rows=spec.monitor.rows,
+                leave_out=spec.monitor.columns.leave_out, label_known_after=spec.label_known_after,
+                reports=self.reports,
+            )  # fmt: skip
+            RequestRetrainingOperator(
+                task_id="request_retraining", report=report.output, nights=drift.nights, outlets=[self.drift]
+            )
+            scores >> report
+        return dag
