@@ -104,13 +104,13 @@ class TrainXGBoostOperator(SmlOperator):
 
     :param sample: what ``SampleOperator`` gave.
     :param dataset: features and label.
-    :param params: XGBoost's parameters, with ``rounds`` and ``early_stopping``.
+    :param hyperparameters: XGBoost's parameters, with ``rounds`` and ``early_stopping``.
     :param cluster: ``local`` (in this process), ``processes``, a scheduler's address, or the id of its connection.
     :param workers: workers that the rows are split over.
     :param models: folder for the model bundles; beside the sample's lake when None.
     """
 
-    template_fields: Sequence[str] = ("sample", "params", "cluster", "models")
+    template_fields: Sequence[str] = ("sample", "hyperparameters", "cluster", "models")
     ui_color = "#f8d7da"
 
     def __init__(
@@ -118,7 +118,7 @@ class TrainXGBoostOperator(SmlOperator):
         *,
         sample: Any,
         dataset: Dataset | Mapping[str, Any],
-        params: Mapping[str, Any] | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
         cluster: str = "local",
         workers: int = 1,
         models: str | None = None,
@@ -127,7 +127,7 @@ class TrainXGBoostOperator(SmlOperator):
         super().__init__(**kwargs)
         self.sample = sample
         self.dataset = dataset
-        self.params = params or {}
+        self.hyperparameters = hyperparameters or {}
         self.cluster = cluster
         self.workers = workers
         self.models = models
@@ -141,7 +141,7 @@ class TrainXGBoostOperator(SmlOperator):
         dataset = Dataset.load(self.dataset)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
         models = Path(self.models) if self.models else Path(sample.uri).parents[2] / "models" / dataset.name
-        training = Training(dataset, sample, dict(self.params), self.workers)
+        training = Training(dataset, sample, dict(self.hyperparameters), self.workers)
         with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
             model = train(training, client, models, lambda line: self.log.info("%s", line))
         self.log.info(

@@ -44,7 +44,8 @@ from airflow_provider_sml.pipelines.spec import PipelineSpec
 from airflow_provider_sml.sensors.landing import LandedFilesSensor
 
 _WORDS = {"daily": "0 0 * * *", "weekly": "0 3 * * 1", "monthly": "0 3 1 * *"}
-_START = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+# Early, because a task of a run before its start date would silently not exist; nothing is caught up.
+_START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
 def build_dags(
@@ -168,7 +169,9 @@ class _Builder:
                 task_id="wait_for_landing", dataset=spec.dataset, places=self.places, first=first, last=last,
                 mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
             )  # fmt: skip
-            staged = SparkEtlOperator(task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, **days)
+            staged = SparkEtlOperator(
+                task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, first=first, last=last
+            )
             snapshot = PublishPartitionsOperator(
                 task_id="publish_lake", staged=staged.output, dataset=spec.dataset, outlets=[self.published]
             )
@@ -206,7 +209,7 @@ class _Builder:
                 lake=self.lake,
             )  # fmt: skip
             model = TrainXGBoostOperator(
-                task_id="train", sample=sample.output, dataset=spec.dataset, params=spec.train.params,
+                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.params,
                 cluster=spec.train.cluster, workers=spec.train.workers,
             )  # fmt: skip
             evaluation = EvaluateModelOperator(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 
@@ -49,8 +51,11 @@ class LandedFilesSensor(BaseSensorOperator):
         """Whether all files are there."""
         from airflow_provider_sml.ml.etl.plan import landed_paths
 
-        first, last = parse_interval(self.first, self.last)
-        paths = landed_paths(Dataset.load(self.dataset), self.places, first, last)
+        try:
+            first, last = parse_interval(self.first, self.last)
+            paths = landed_paths(Dataset.load(self.dataset), self.places, first, last)
+        except ConfigurationError as error:  # waiting does not mend it
+            raise AirflowFailException(str(error)) from error
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             self.log.info("%d of %d files have not landed, the first is %s", len(missing), len(paths), missing[0])
