@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +49,24 @@ _START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
 def build_dags(
-    path: str | Path, into: MutableMapping[str, Any] | None = None, profile: str | None = None
+    path: str | Path,
+    into: MutableMapping[str, Any] | None = None,
+    profile: str | None = None,
+    default_args: Mapping[str, Any] | None = None,
 ) -> dict[str, DAG]:
     """Build the DAGs of a spec.
 
     :param path: of the spec, from the project's root: the folder that dags/ and include/ lie in.
     :param into: ``globals()`` of the DAG file, where Airflow looks for DAGs.
     :param profile: name of a profile beside the spec; the environment variable ``SML_PROFILE`` when None.
+    :param default_args: over those that every task gets, such as ``{"retries": 5}``.
     :returns: the DAGs by id.
     :raises PipelineSpecError: when the spec is wrong.
     """
     caller = (into or {}).get("__file__") or sys._getframe(1).f_globals.get("__file__")
     found, root = locate(path, Path(caller) if caller else None)
     spec = load_spec(found, profile)
-    dags = {dag.dag_id: dag for dag in _Builder(spec, root).all()}
+    dags = {dag.dag_id: dag for dag in _Builder(spec, root, default_args or {}).all()}
     if into is not None:
         into.update(dags)
     return dags
@@ -93,8 +97,9 @@ def locate(path: str | Path, caller: Path | None) -> tuple[Path, Path]:
 class _Builder:
     """Builds the four DAGs of a spec whose places start at a root."""
 
-    def __init__(self, spec: PipelineSpec, root: Path) -> None:
+    def __init__(self, spec: PipelineSpec, root: Path, default_args: Mapping[str, Any]) -> None:
         self.spec = spec
+        self.default_args = default_args
         self.root = root
         places = spec.places
         self.lake = self.place(places.lake)
@@ -133,6 +138,7 @@ class _Builder:
                 "retries": 2,
                 "retry_delay": dt.timedelta(minutes=1),
                 "on_failure_callback": self.alert(),
+                **self.default_args,
             },
         )
 

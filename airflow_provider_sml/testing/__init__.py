@@ -1,0 +1,1 @@
+"""Helpers for tests of DAGs that use this package; see ``plugin`` for the pytest fixtures."""

@@ -192,7 +192,7 @@ def send_static(name: str) -> Response:
     return FileResponse(STATIC / name, media_type=STATIC_TYPES[name], headers=headers)
 
 
-def show_error(request: Request, error: Exception) -> Response:
+async def show_error(request: Request, error: Exception) -> Response:
     """A page that says what is wrong."""
     status = error.status_code if isinstance(error, StarletteHTTPException) else 500
     detail = getattr(error, "detail", "")
@@ -212,7 +212,7 @@ def create_app() -> FastAPI:
         exception_handlers={StarletteHTTPException: show_error},
     )
     app.add_middleware(Headers)
-    routes = {
+    routes: dict[str, Callable[..., Response]] = {
         "/": show_list,
         "/models/{name}": show_model,
         "/models/{name}/{kind}/{key}": show_report,

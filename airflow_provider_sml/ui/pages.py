@@ -142,7 +142,7 @@ def document(base: Base, title: str, content: Content, kind: str | None = None) 
     return "<!doctype html>" + tag("html", head, tag("body", tag("main", content), class_=kind), lang="en")
 
 
-# --- parts --------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Content]], right: Set[int] = frozenset()) -> Markup:

@@ -67,10 +67,11 @@ class Project:
     @classmethod
     def read(cls, dags_folder: Path) -> Project:
         """Read all specs of the project around a DAGs folder; one that is broken hides no other."""
-        root = next((root for root in (dags_folder.parent, dags_folder) if (root / PIPELINES).is_dir()), None)
+        roots = (dags_folder.parent, dags_folder)
+        root = next((root for root in roots if (root / PIPELINES).is_dir()), dags_folder.parent)
         models: dict[str, Model] = {}
         broken: list[BrokenSpec] = []
-        for path in _files(root / PIPELINES) if root else ():
+        for path in _files(root / PIPELINES):
             file = path.relative_to(root)
             try:
                 model = Model(load_spec(path), file, root)

@@ -1,0 +1,36 @@
+"""Shared by all tests: Airflow's home and database, one Spark session, a small dataset with real dirt."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["airflow_provider_sml.testing.plugin"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """One Spark session for the whole run, on the loopback interface, set up as the ETL sets up its own."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    from pyspark.sql import SparkSession
+
+    from airflow_provider_sml.cloud.spark_submit import LOCAL_JAVA_OPTIONS
+    from airflow_provider_sml.ml.etl.plan import SPARK_CONF
+
+    builder = SparkSession.builder.master("local[2]").appName("tests")
+    settings = SPARK_CONF | {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": LOCAL_JAVA_OPTIONS,
+        "spark.sql.shuffle.partitions": "2",
+    }
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
