@@ -74,7 +74,7 @@ gate:
 deploy: {{port: {port}, parity_rows: 50}}
 monitor:
   rows: 500
-  drift: {{share: 0.3, numeric: 0.5, category: 0.2, nights: 1 of 2}}
+  drift: {{share: 0.15, numeric: 0.5, category: 0.2, nights: 1 of 2}}
   then: retrain
 """
 FIRST = dt.date(2026, 3, 1)

@@ -195,21 +195,18 @@ class Lake:
         :returns: the snapshot made.
         :raises DataError: when a file does not fit the table or lies outside the days; nothing is changed then.
         """
-        from pyiceberg.io.pyarrow import parquet_files_to_data_files
-
         loaded = self._ensure(table, columns)
         partition_id = loaded.schema().find_field(PARTITION).field_id
         _check_columns(paths, {field.name for field in loaded.schema().fields})
         with loaded.transaction() as transaction:
-            addresses = [f"file://{path}" for path in paths]
-            new = list(parquet_files_to_data_files(loaded.io, transaction.table_metadata, iter(addresses)))
+            new = [_data_file(loaded, transaction.table_metadata, path, first, last) for path in paths]
             for file in new:
                 _check_file(file, partition_id, first, last)
             predicate = _between(first, last)
             old = [task.file for task in loaded.scan(row_filter=predicate).plan_files()]
             if new and {file.file_path for file in old} == {file.file_path for file in new}:
                 # A retry after the commit: these very files are published already.
-                return self._published(table, new, first, last)
+                return self._published(loaded, table, new, first, last)
             summary = {f"{LINEAGE}{key}": str(value) for key, value in lineage.items()}
             summary |= {f"{LINEAGE}first": first.isoformat(), f"{LINEAGE}last": last.isoformat()}
             with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
@@ -218,12 +215,15 @@ class Lake:
                     overwrite.delete_data_file(file)
                 for file in new:
                     overwrite.append_data_file(file)
-        return self._published(table, new, first, last)
+        # The commit left in ``loaded`` what it made, so no later publish of another process is taken for this one.
+        return self._published(loaded, table, new, first, last)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
-    def _published(self, table: str, files: Sequence[Any], first: dt.date, last: dt.date) -> SnapshotRef:
-        snapshot = self._table(table).current_snapshot()
+    def _published(
+        self, loaded: Table, table: str, files: Sequence[Any], first: dt.date, last: dt.date
+    ) -> SnapshotRef:
+        snapshot = loaded.current_snapshot()
         assert snapshot is not None
         total = snapshot.summary.additional_properties.get("total-records", "0") if snapshot.summary else "0"
         return SnapshotRef(
@@ -331,13 +331,30 @@ def _check_columns(paths: Sequence[Path], names: set[str]) -> None:
     import pyarrow.parquet as pq
 
     for path in paths:
-        found = set(pq.read_schema(path).names)
+        try:
+            found = set(pq.read_schema(path).names)
+        except ValueError as error:  # Arrow's own errors are ValueErrors
+            raise DataError(f"{path} is no parquet file", found=error, todo="run the ETL again") from error
         if found != names:
             raise DataError(
                 f"{path} has other columns than the table",
                 expected=", ".join(sorted(names - found)) + " as well" if names - found else "no other columns",
                 found=", ".join(sorted(found - names)) or "none of them",
             )
+
+
+def _data_file(loaded: Table, metadata: Any, path: Path, first: dt.date, last: dt.date) -> Any:
+    """A file as Iceberg's metadata describe it, from its footer."""
+    from pyiceberg.io.pyarrow import parquet_file_to_data_file
+
+    try:
+        return parquet_file_to_data_file(loaded.io, metadata, f"file://{path}")
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be published",
+            expected=f"the table's types, and rows of one day from {first} to {last}",
+            found=error,
+        ) from error
 
 
 def _check_file(file: Any, partition_id: int, first: dt.date, last: dt.date) -> None:
