@@ -139,21 +139,23 @@ def document(base: Base, title: str, content: Content, kind: str | None = None) 
         tag("script", src=static("page.js")),  # before anything is drawn, so that no page flashes in the wrong theme
         tag("link", rel="stylesheet", href=static("page.css")),
     )
-    return "<!doctype html>" + tag("html", head, tag("body", tag("main", content), class_=kind), lang="en")
+    return Markup("<!doctype html>") + tag("html", head, tag("body", tag("main", content), class_=kind), lang="en")
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Content]], right: Set[int] = frozenset()) -> Markup:
-    """A table; ``right`` are the columns of numbers."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Content]], right: Set[int] = frozenset(), kind: str = ""
+) -> Markup:
+    """A table; ``right`` are the columns of numbers, and of the kind ``tall`` it scrolls by itself."""
 
     def cell(name: str, number: int, content: Content) -> Markup:
         return tag(name, content, class_="number" if number in right else None)
 
     lines = [tag("tr", [cell("td", number, content) for number, content in enumerate(row)]) for row in rows]
     top = tag("thead", tag("tr", [cell("th", number, text) for number, text in enumerate(head)]))
-    return tag("div", tag("table", top, tag("tbody", lines)), class_="scroll")
+    return tag("div", tag("table", top, tag("tbody", lines)), class_=f"scroll {kind}".rstrip())
 
 
 def badge(kind: str, text: str, title: str | None = None) -> Markup:
@@ -188,7 +190,7 @@ def _nights(base: Base, name: str, reports: Reports, nights: Sequence[Night | Da
     return [
         tag("p", f"{drifted} of the last {len(nights)} nights drifted.", class_="note"),
         tag("div", [_square(night) for night in reversed(nights)], class_="strip"),
-        table(head, rows, right={2, 4, 5, 6}),
+        table(head, rows, right={2, 4, 5, 6}, kind="tall"),
     ]
 
 

@@ -23,7 +23,9 @@ NEXT = DAY + dt.timedelta(days=1)
 
 # Processes start from a server that has loaded the libraries, not as copies of this process with its threads.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "pytest", "tests.ml.test_lake_shops"])
+PROCESSES.set_forkserver_preload(
+    ["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "pytest", "tests.ml.test_lake_shops"]
+)
 
 
 def rows(day, count, version=1):
@@ -143,7 +145,10 @@ def _with(table, name, values):
 REFUSED = {
     "two days": (lambda: pa.concat_tables([rows(DAY, 2), rows(NEXT, 2)]), "one day"),
     "a day outside": (lambda: rows(NEXT + dt.timedelta(days=1), 2), "2026-03-03"),
-    "a null in the partition": (lambda: _with(rows(DAY, 2), PARTITION, pa.array([DAY, None], pa.date32())), "1 without"),
+    "a null in the partition": (
+        lambda: _with(rows(DAY, 2), PARTITION, pa.array([DAY, None], pa.date32())),
+        "1 without",
+    ),
     "only nulls": (lambda: _with(rows(DAY, 2), PARTITION, pa.array([None, None], pa.date32())), "no single day"),
     "no rows": (lambda: rows(DAY, 0), "0 rows"),
     "a column more": (lambda: rows(DAY, 2).append_column("tip", pa.array([1, 2])), "tip"),
@@ -236,7 +241,7 @@ def test_readers_without_pause_never_see_a_half(lake):
     process.start()
     assert started.wait(60)
     thread.start()
-    for version in range(1, 13):
+    for version in range(1, 9):
         publish(lake, write_version(lake, version), DAY, NEXT)
         time.sleep(0.05)
     stop.set()
@@ -244,13 +249,13 @@ def test_readers_without_pause_never_see_a_half(lake):
     seen_by_process = answers.get(timeout=30)
     process.join(30)
     thread.join(30)
-    whole = {of(version) for version in range(13)}
+    whole = {of(version) for version in range(9)}
     assert seen_by_process <= whole and len(seen_by_process) > 2
     assert seen_by_thread <= whole and len(seen_by_thread) > 2
 
 
 def _publish_a_day(location, day, barrier, answers):
-    lake = Lake(location)
+    lake = Lake(location)  # not opened before all of them are ready
     paths = write(lake, rows(day, day.day), run=f"run-{day}")
     barrier.wait(60)
     try:
@@ -357,4 +362,5 @@ def test_a_process_killed_at_any_time_leaves_old_or_new(lake):
         before = len(lake.snapshots("orders")) - (state(lake) == of(version))
         publish(lake, paths, DAY, NEXT)
         assert state(lake) == of(version) and len(lake.snapshots("orders")) == before + 1
+    print(finished)
     assert finished < 10  # some were killed at work

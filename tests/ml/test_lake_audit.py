@@ -114,7 +114,9 @@ def test_bad_rows_up_to_the_limit_and_beyond(stage):
 
 def test_a_day_without_a_good_row(stage):
     told = {DAY: {"rows_in": 3, "rows_good": 0, "newest": None}}
-    refused(stage({DAY: stored_day(DAY, 0)}, told, {"shop:required": 3}), r"no row fulfils(.|\n)*3 rows read(.|\n)*3 shop")
+    refused(
+        stage({DAY: stored_day(DAY, 0)}, told, {"shop:required": 3}), r"no row fulfils(.|\n)*3 rows read(.|\n)*3 shop"
+    )
 
 
 def test_a_day_that_the_run_does_not_know(stage):

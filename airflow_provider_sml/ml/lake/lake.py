@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,15 +79,25 @@ class Lake:
     @cached_property
     def _catalog(self) -> SqlCatalog:
         from pyiceberg.catalog.sql import SqlCatalog
+        from sqlalchemy.exc import IntegrityError, OperationalError
 
         Path(self.location).mkdir(parents=True, exist_ok=True)
-        catalog = SqlCatalog(
-            "sml",
-            uri=f"sqlite:///{self.location}/catalog.db",
-            warehouse=f"file://{self.location}",
-            **{"pool_pre_ping": "true"},
-        )
-        catalog.create_namespace_if_not_exists(NAMESPACE)
+        for tries_left in reversed(range(20)):
+            try:
+                catalog = SqlCatalog(
+                    "sml",
+                    uri=f"sqlite:///{self.location}/catalog.db",
+                    warehouse=f"file://{self.location}",
+                    **{"pool_pre_ping": "true"},
+                )
+                catalog.create_namespace_if_not_exists(NAMESPACE)
+            except (IntegrityError, OperationalError):
+                # Another process is making the catalog of a new lake at this very moment.
+                if not tries_left:
+                    raise
+                time.sleep(0.1)
+            else:
+                break
         return catalog
 
     # --- reading --------------------------------------------------------------------------------------------------

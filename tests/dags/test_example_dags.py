@@ -1,0 +1,65 @@
+"""The example DAGs load, and the operators' example runs on a table of the embedded lake."""
+
+import datetime as dt
+import importlib
+import random
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_provider_sml import example_dags
+
+
+@pytest.fixture
+def churn(tmp_path, monkeypatch):
+    """An embedded home with the table churn in its lake, and the endpoint that the example starts."""
+    from airflow_provider_sml.ml.contract import Dataset
+    from airflow_provider_sml.ml.lake import Lake
+    from airflow_provider_sml.ml.serving.local import LocalEndpoint
+
+    monkeypatch.setenv("AIRFLOW__SML__HOME", str(tmp_path))
+    example = importlib.import_module("airflow_provider_sml.example_dags.example_churn")
+    dataset = Dataset(**example.CHURN)
+    lake, chance = Lake(str(tmp_path / "lake")), random.Random(1)
+    for number in range(90):
+        day = dt.date(2026, 1, 1) + dt.timedelta(days=number)
+        rows = []
+        for customer in range(40):
+            visits = chance.randrange(20)
+            plan = chance.choice(["free", "plus", "team"])
+            rows.append(
+                {
+                    "customer": customer, "seen": dt.datetime.combine(day, dt.time(chance.randrange(24))), "plan": plan,
+                    "visits": visits, "left_later": chance.random() < 0.6 - 0.025 * visits, "weekday": float(day.weekday()),
+                    "event_date": day,
+                }
+            )  # fmt: skip
+            rows[-1]["label"] = int(rows[-1]["left_later"])
+        folder = lake.stage("churn", "test")
+        folder.mkdir(parents=True)
+        schema = {"int": pa.int64(), "string": pa.string(), "double": pa.float64(), "boolean": pa.bool_(),
+                  "timestamp": pa.timestamp("us"), "date": pa.date32()}  # fmt: skip
+        table = pa.Table.from_pylist(rows, pa.schema([(name, schema[kind]) for name, kind in dataset.table_columns]))
+        pq.write_table(table, folder / "rows.parquet")
+        lake.publish("churn", dataset.table_columns, [folder / "rows.parquet"], day, day, {})
+    yield Path(example.__file__)
+    LocalEndpoint(tmp_path / "endpoints", "churn", 8510).stop()
+
+
+def test_every_example_loads(dag_project):
+    for path in Path(example_dags.__file__).parent.glob("example_*.py"):
+        assert dag_project.load(path)
+
+
+def test_the_operators_of_ones_own_dag_train_and_deploy(dag_project, churn):
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8510)) == 0:
+            pytest.skip("port 8510 is taken on this machine")
+    file = dag_project.write("example_churn.py", churn.read_text())
+    result = dag_project.run(file, "example_churn")
+    assert result.state == "success", result.tasks
+    assert result.results["deploy"]["version"] == "1"
+    assert result.results["evaluate"]["auc"] > 0.6

@@ -1,0 +1,139 @@
+"""The DuckDB warehouse behind a real lake."""
+
+import datetime as dt
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_provider_sml.errors import DataError, SmlError
+from airflow_provider_sml.ml.contract import PARTITION
+from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
+from tests import shops
+from tests.ml.test_lake_shops import DATASET, publish, stored_day
+
+DAY = shops.FIRST
+NEXT = DAY + dt.timedelta(days=1)
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def warehouse(tmp_path):
+    return DuckDBWarehouse(tmp_path / "new folder" / "warehouse.duckdb", patience=0.5)
+
+
+def follow(warehouse, lake, snapshot, columns=DATASET.table_columns):
+    days = dt.date.fromisoformat(snapshot.first), dt.date.fromisoformat(snapshot.last)
+    files = lake.files(snapshot.table, snapshot.snapshot_id, *days)
+    return warehouse.publish(snapshot, files, columns)
+
+
+def ask(warehouse, question):
+    with warehouse.connect(read_only=True) as connection:
+        return connection.execute(question).fetchall()
+
+
+def days(warehouse):
+    return dict(ask(warehouse, f"SELECT {PARTITION}, count(*) FROM orders GROUP BY 1"))
+
+
+def test_the_rows_are_those_of_the_lake(lake, warehouse):
+    table = stored_day(DAY, 50)
+    snapshot = publish(lake, {DAY: table})
+    assert follow(warehouse, lake, snapshot) == 50
+    with warehouse.connect(read_only=True) as connection:
+        found = connection.sql("FROM orders ORDER BY \"order\"").to_arrow_table()
+    assert found.column_names == table.column_names
+    assert found.to_pylist() == table.to_pylist()
+    told = ask(warehouse, "SELECT table_name, first, last, snapshot_id, row_count FROM sml_publishes")
+    assert told == [("orders", DAY, DAY, snapshot.snapshot_id, 50)]
+
+
+def test_a_repeat_changes_no_row(lake, warehouse):
+    snapshot = publish(lake, {DAY: stored_day(DAY, 50)})
+    assert follow(warehouse, lake, snapshot) == follow(warehouse, lake, snapshot) == 50
+
+
+def test_a_day_is_replaced_and_the_others_stay(lake, warehouse):
+    assert follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 50), NEXT: stored_day(NEXT, 40)})) == 90
+    assert follow(warehouse, lake, publish(lake, {NEXT: stored_day(NEXT, 30)})) == 80
+    assert days(warehouse) == {DAY: 50, NEXT: 30}
+
+
+def test_a_new_column_is_null_before(lake, warehouse):
+    follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 5)}))
+    columns = [*DATASET.table_columns[:-1], ("tip", "double"), DATASET.table_columns[-1]]
+    folder = lake.stage("orders", "wider")
+    folder.mkdir(parents=True)
+    pq.write_table(stored_day(NEXT, 4).append_column("tip", pa.array([1.5] * 4)), folder / "0.parquet")
+    snapshot = lake.publish("orders", columns, [folder / "0.parquet"], NEXT, NEXT, {})
+    assert follow(warehouse, lake, snapshot, columns) == 9
+    assert ask(warehouse, "SELECT tip, count(*) FROM orders GROUP BY 1 ORDER BY 1") == [(1.5, 4), (None, 5)]
+
+
+def test_counts_that_differ_change_nothing(lake, warehouse):
+    follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 50), NEXT: stored_day(NEXT, 40)}))
+    snapshot = publish(lake, {DAY: stored_day(DAY, 60), NEXT: stored_day(NEXT, 60)})
+    some = lake.files("orders", snapshot.snapshot_id, DAY, DAY)
+    with pytest.raises(DataError, match=rf"differ(.|\n)*120 rows, as in snapshot {snapshot.snapshot_id}; found: 60"):
+        warehouse.publish(snapshot, some, DATASET.table_columns)
+    assert days(warehouse) == {DAY: 50, NEXT: 40}
+    assert ask(warehouse, "SELECT count(*) FROM sml_publishes") == [(1,)]
+
+
+def test_a_lost_file_changes_nothing(lake, warehouse):
+    follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 50)}))
+    snapshot = publish(lake, {DAY: stored_day(DAY, 60)})
+    (file,) = lake.files("orders", snapshot.snapshot_id)
+    Path(file.path).unlink()
+    with pytest.raises(duckdb.IOException):
+        follow(warehouse, lake, snapshot)
+    assert days(warehouse) == {DAY: 50}
+
+
+def _hold(path, held, let_go):
+    with duckdb.connect(path):
+        held.set()
+        let_go.wait(60)
+
+
+@pytest.fixture
+def holder(warehouse):
+    """Another process that has the file open, and how to make it let go."""
+    warehouse.connect().close()
+    held, let_go = PROCESSES.Event(), PROCESSES.Event()
+    process = PROCESSES.Process(target=_hold, args=(str(warehouse.path), held, let_go))
+    process.start()
+    assert held.wait(60)
+    yield let_go
+    let_go.set()
+    process.join(30)
+
+
+def test_a_held_file_is_told_after_the_patience(lake, warehouse, holder):
+    snapshot = publish(lake, {DAY: stored_day(DAY, 5)})
+    started = time.monotonic()
+    with pytest.raises(SmlError, match=r"held by another process(.|\n)*within 0.5 s(.|\n)*lock(.|\n)*close the program"):
+        follow(warehouse, lake, snapshot)
+    assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_a_writer_waits_for_its_turn(lake, warehouse, holder):
+    snapshot = publish(lake, {DAY: stored_day(DAY, 5)})
+    timer = threading.Timer(1.0, holder.set)
+    timer.start()
+    started = time.monotonic()
+    warehouse.patience = 30
+    assert follow(warehouse, lake, snapshot) == 5
+    assert time.monotonic() - started >= 0.8
