@@ -33,8 +33,8 @@ def churn(tmp_path, monkeypatch):
             rows.append(
                 {
                     "customer": customer, "seen": dt.datetime.combine(day, dt.time(chance.randrange(24))), "plan": plan,
-                    "visits": visits, "left_later": chance.random() < 0.6 - 0.025 * visits, "weekday": float(day.weekday()),
-                    "event_date": day,
+                    "visits": visits, "left_later": chance.random() < 0.6 - 0.025 * visits,
+                    "weekday": float(day.weekday()), "event_date": day,
                 }
             )  # fmt: skip
             rows[-1]["label"] = int(rows[-1]["left_later"])

@@ -14,7 +14,8 @@ import pytest
 
 from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml.contract import PARTITION
-from airflow_provider_sml.ml.lake import Lake, lake as module
+from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.lake import lake as module
 from tests.ml.test_lake_shops import arrow_schema
 
 COLUMNS = [("shop", "string"), ("version", "int"), (PARTITION, "date")]
@@ -171,7 +172,7 @@ def test_a_file_that_does_not_fit_is_refused_and_changes_nothing(lake, case):
 def test_a_broken_file_is_refused(lake):
     (path,) = write(lake, rows(DAY, 3))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="0.parquet is no parquet file"):
+    with pytest.raises(DataError, match=r"0\.parquet is no parquet file"):
         publish(lake, [path])
     assert lake.days("orders") == {}
 

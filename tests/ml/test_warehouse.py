@@ -53,7 +53,7 @@ def test_the_rows_are_those_of_the_lake(lake, warehouse):
     snapshot = publish(lake, {DAY: table})
     assert follow(warehouse, lake, snapshot) == 50
     with warehouse.connect(read_only=True) as connection:
-        found = connection.sql("FROM orders ORDER BY \"order\"").to_arrow_table()
+        found = connection.sql('FROM orders ORDER BY "order"').to_arrow_table()
     assert found.column_names == table.column_names
     assert found.to_pylist() == table.to_pylist()
     told = ask(warehouse, "SELECT table_name, first, last, snapshot_id, row_count FROM sml_publishes")
@@ -124,7 +124,9 @@ def holder(warehouse):
 def test_a_held_file_is_told_after_the_patience(lake, warehouse, holder):
     snapshot = publish(lake, {DAY: stored_day(DAY, 5)})
     started = time.monotonic()
-    with pytest.raises(SmlError, match=r"held by another process(.|\n)*within 0.5 s(.|\n)*lock(.|\n)*close the program"):
+    with pytest.raises(
+        SmlError, match=r"held by another process(.|\n)*within 0.5 s(.|\n)*lock(.|\n)*close the program"
+    ):
         follow(warehouse, lake, snapshot)
     assert 0.5 <= time.monotonic() - started < 5
 

@@ -231,9 +231,7 @@ class Lake:
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
-    def _published(
-        self, loaded: Table, table: str, files: Sequence[Any], first: dt.date, last: dt.date
-    ) -> SnapshotRef:
+    def _published(self, loaded: Table, table: str, files: Sequence[Any], first: dt.date, last: dt.date) -> SnapshotRef:
         snapshot = loaded.current_snapshot()
         assert snapshot is not None
         total = snapshot.summary.additional_properties.get("total-records", "0") if snapshot.summary else "0"

@@ -59,12 +59,13 @@ def keep_sql(by: Sequence[str], rate: float, seed: int, dialect: str = "duckdb")
     :param rate: share of the entities to keep, 0 to 1.
     :param seed: another seed keeps other entities.
     """
-    if rate >= 1:
+    limit = round(rate * 2**32)
+    if limit >= 2**32:
         return "TRUE"
     kind = "VARCHAR" if dialect == "duckdb" else "STRING"
     parts = [f"coalesce(CAST({identifier(name, dialect)} AS {kind}), '')" for name in by]  # type: ignore[arg-type]
     entity = " || '|' || ".join([f"'{seed}'", *parts])
-    return f"substr(md5({entity}), 1, 8) < '{round(rate * 2**32):08x}'"
+    return f"substr(md5({entity}), 1, 8) < '{limit:08x}'"
 
 
 def draw(
