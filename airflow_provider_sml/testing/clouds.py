@@ -1,0 +1,45 @@
+"""Pytest fixtures of the fake clouds.
+
+Use it from the top of a ``conftest.py``::
+
+    pytest_plugins = ["airflow_provider_sml.testing.plugin", "airflow_provider_sml.testing.clouds"]
+
+``fake_aws`` is a fresh account for each test; the environment points every client of the test at it, so that DAGs and
+scripts run unchanged. Its buckets are moto's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow_provider_sml.testing.aws import FakeAws
+
+
+@pytest.fixture(scope="session")
+def fake_s3() -> Iterator[str]:
+    """Address of a moto server for S3, IAM, STS and KMS; one for the whole run."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def fake_aws(fake_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+    """A fake AWS account whose clock stands still until the test moves it; the environment points at it."""
+    from airflow_provider_sml.testing.aws import FakeAws
+
+    with FakeAws(s3=fake_s3) as cloud:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in cloud.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "aws://")
+        yield cloud
