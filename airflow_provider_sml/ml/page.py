@@ -10,6 +10,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1a1a1a;background:#fff}
 table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}
 th:first-child,td:first-child{text-align:left}.good{color:#18794e}.bad{color:#cd2b31}.note{color:#666}
+figure{margin:1rem 0}figure svg{max-width:100%;height:auto}
 @media(prefers-color-scheme:dark){body{color:#eee;background:#111}th,td{border-color:#333}.note{color:#999}}
 """
 
@@ -39,6 +40,12 @@ class Page:
         head = "".join(f"<th>{escape(name)}</th>" for name in columns)
         body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
         self._parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        return self
+
+    def figure(self, svg: str) -> Page:
+        """A picture of ``chart``; nothing when it is empty."""
+        if svg:
+            self._parts.append(f"<figure>{svg}</figure>")
         return self
 
     def render(self) -> str:

@@ -2,18 +2,23 @@
 
 import datetime as dt
 import hashlib
+import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import chisquare
 
 from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml import sampling
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.sampling.leakage import check_splits
+from airflow_provider_sml.ml.sampling.reservoir import reservoir
 from tests import shops
 from tests.ml.test_lake_shops import publish, stored_day
 
@@ -36,7 +41,9 @@ def lake(tmp_path_factory):
 
 
 def draw(lake, **changes):
-    settings = {"by": ["shop"], "rate": 0.5} | changes
+    settings = {"by": ["shop"], "key": ["order"], "rate": 0.5} | changes
+    if settings.get("method") in ("all", "reservoir") and "rate" not in changes:
+        settings["rate"] = 1.0
     return sampling.draw(lake, "orders", WINDOWS, **settings)
 
 
@@ -131,6 +138,81 @@ def test_only_training_is_thinned(lake):
         assert rows(thin, split) == rows(full, split)
 
 
+def test_uniform_keeps_single_rows(lake):
+    kept = rows(draw(lake, method="uniform"))
+    assert 450 < kept.num_rows < 750 and len(set(kept.column("shop").to_pylist())) == 20
+
+
+def test_strata_get_their_exact_quota(lake):
+    population, kept = (
+        rows(draw(lake, method="all")),
+        rows(draw(lake, method="stratified", by=["shop", "city"], rate=0.1)),
+    )
+    before, after = (
+        Counter(zip(*(t.column(n).to_pylist() for n in ("shop", "city")), strict=True)) for t in (population, kept)
+    )
+    assert len(before) == 60
+    assert after == {stratum: max(1, math.floor(0.1 * count + 0.5)) for stratum, count in before.items()}
+
+
+def test_negatives_are_thinned_and_the_rate_is_kept_for_recalibration(lake):
+    full, kept = rows(draw(lake, method="all")), draw(lake, method="negatives", rate=0.25)
+    labels = rows(kept).column(LABEL).to_pylist()
+    assert sum(labels) == sum(full.column(LABEL).to_pylist())
+    assert 0.15 < labels.count(0) / full.column(LABEL).to_pylist().count(0) < 0.35
+    manifest = sampling.read_manifest(kept)
+    assert manifest["recalibration"] == 0.25 and sampling.read_manifest(draw(lake))["recalibration"] == 1.0
+    assert rows(kept, "test") == rows(draw(lake, method="all"), "test")
+
+
+def test_decay_weighs_a_row_by_its_age(lake):
+    kept = rows(draw(lake, method="decay", rate=1.0, half_life=3.0))
+    found = dict(zip(kept.column("event_date").to_pylist(), kept.column(sampling.WEIGHT).to_pylist(), strict=True))
+    assert found == pytest.approx({day: 0.5 ** ((DAYS[9] - day).days / 3) for day in DAYS[:10]})
+    assert sampling.WEIGHT not in rows(draw(lake, method="decay", rate=1.0, half_life=3.0), "test").column_names
+
+
+def test_a_reservoir_holds_exactly_its_size_and_every_row_has_the_same_chance():
+    stream = [pa.record_batch({"n": range(start, start + 250)}) for start in range(0, 2000, 250)]
+    counts = Counter()
+    for seed in range(300):
+        kept = reservoir(iter(stream), 100, seed)
+        assert kept.num_rows == 100
+        counts.update(kept.column("n").to_pylist())
+    quarters = [sum(counts[n] for n in range(start, start + 500)) for start in range(0, 2000, 500)]
+    assert chisquare(quarters).pvalue > 1e-4 and len(counts) == 2000
+    one = pa.Table.from_batches(stream).combine_chunks().to_batches()
+    assert reservoir(iter(one), 100, 5) == reservoir(iter(stream), 100, 5)  # however it is cut
+    assert reservoir(iter(stream), 5000).num_rows == 2000 and reservoir(iter([]), 5) is None
+
+
+def test_a_reservoir_is_a_method(lake):
+    sample = draw(lake, method="reservoir", size=77)
+    assert sample.rows["train"] == 77 and len(set(rows(sample).column("order").to_pylist())) == 77
+
+
+def test_groups_part_the_splits_by_entity(lake):
+    sample = draw(lake, method="all", groups=["shop"])
+    seen = {split: set(rows(sample, split).column("shop").to_pylist()) for split in sampling.SPLITS}
+    assert set.union(*seen.values()) == {f"shop-{n:02d}" for n in range(20)}
+    assert (
+        not seen["train"] & seen["test"]
+        and not seen["validate"] & seen["test"]
+        and not seen["train"] & seen["validate"]
+    )
+    assert len(seen["train"]) > len(seen["test"]) > 0
+
+
+@pytest.mark.parametrize(("group", "words"), [((), "share days"), (("shop",), r"share entities \(shop\)")])
+def test_the_guard_finds_what_two_splits_share(tmp_path, group, words):
+    files = {}
+    for split, day in (("train", DAYS[0]), ("test", DAYS[0] if not group else DAYS[1])):
+        pq.write_table(stored_day(day, 50), tmp_path / f"{split}.parquet")
+        files[split] = [str(tmp_path / f"{split}.parquet")]
+    with duckdb.connect() as connection, pytest.raises(DataError, match=words):
+        check_splits(connection, files, group)
+
+
 def test_every_row_goes_to_one_shard_and_no_shard_is_empty(lake):
     sample = draw(lake, method="all")
     sizes = [pq.read_metadata(path).num_rows for path in sampling.split_files(sample, "train")]
@@ -145,11 +227,16 @@ def test_every_row_goes_to_one_shard_and_no_shard_is_empty(lake):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "some"}, "all or hash"),
+        ({"method": "some"}, "one of all, uniform, hash"),
         ({"rate": 0}, "above 0 and at most 1"),
         ({"rate": 1.1}, "above 0 and at most 1"),
-        ({"by": []}, "columns of orders"),
-        ({"by": ["shop", "colour"]}, r"columns of orders: order,(.|\n)*\['colour'\]"),
+        ({"by": []}, "some of order, ordered(.|\n)*none"),
+        ({"by": ["shop", "colour"]}, r"some of order, ordered(.|\n)*\['colour'\]"),
+        ({"method": "all", "rate": 0.5}, "takes no rate"),
+        ({"method": "reservoir", "rate": 1.0}, "size: rows"),
+        ({"method": "decay"}, "half_life: days"),
+        ({"method": "negatives", "key": []}, "needs key"),
+        ({"groups": ["colour"]}, r"groups names unknown columns(.|\n)*\['colour'\]"),
     ],
 )
 def test_settings_that_do_not_fit(lake, changes, words):
