@@ -107,8 +107,8 @@ class SampleRef(Ref):
     :param sample_id: hash of everything that decides its content.
     :param table: the table it was drawn from.
     :param snapshot_id: the snapshot it was drawn from.
-    :param method: ``all`` or ``hash``.
-    :param rate: share of the rows kept in the training split, 0 to 1.
+    :param method: how the training rows were chosen, such as ``hash``.
+    :param rate: share of the rows (of the entities, of the negatives) kept in the training split, 0 to 1.
     :param rows: rows of each split.
     """
 
@@ -120,6 +120,27 @@ class SampleRef(Ref):
     method: str
     rate: float
     rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SamplePlanRef(Ref):
+    """The sampling rate that the planner found.
+
+    :param uri: folder with ``plan.json`` and ``plan.html``.
+    :param rate: share of the rows to train on; 1.0 when none below it was good enough.
+    :param found: whether a rate below 1 was good enough.
+    :param loss: AUC expected to be lost against all rows; None where all are used.
+    :param loss_low: lower end of its 95 % interval.
+    :param loss_high: upper end.
+    """
+
+    kind: ClassVar[str] = "sample_plan"
+    uri: str
+    rate: float
+    found: bool
+    loss: float | None
+    loss_low: float | None
+    loss_high: float | None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Bundle:
     :param rounds: boosting rounds in ``model``.
     :param lineage: ids of what it was made from: table, snapshot, sample, code version.
     :param model: the booster as UBJSON bytes.
+    :param recalibration: what the booster's odds must be multiplied by, because of how its sample was drawn; 1 where
+        nothing must be; None where nobody recorded it, which the gate refuses.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Bundle:
     rounds: int
     lineage: dict[str, Any]
     model: bytes = field(repr=False)
+    recalibration: float | None = None
 
     @property
     def digest(self) -> str:
@@ -88,7 +91,17 @@ class Bundle:
             rounds=described["rounds"],
             lineage=described["lineage"],
             model=model,
+            recalibration=described.get("recalibration"),
         )
+
+
+def recalibrate(scores: np.ndarray, factor: float) -> np.ndarray:
+    """Probabilities with their odds multiplied: ``p w / (p w + 1 - p)`` (Elkan 2001, theorem 2).
+
+    :param scores: shape (n,), 0 to 1.
+    :param factor: ``w``, above 0; of a sample of negatives the share that was kept (``sampling.methods``).
+    """
+    return scores if factor == 1 else scores * factor / (scores * factor + 1 - scores)
 
 
 class Scorer:
@@ -125,7 +138,11 @@ class Scorer:
         return np.column_stack([encode_feature(f, f.expression.evaluate(rows, size)) for f in self.features])
 
     def score_features(self, matrix: np.ndarray) -> np.ndarray:
-        """Probability of the label from encoded features, shape (rows, features)."""
+        """Probability of the label from encoded features, shape (rows, features), recalibrated for the sample."""
+        return recalibrate(self.raw_scores(matrix), self.bundle.recalibration or 1.0)
+
+    def raw_scores(self, matrix: np.ndarray) -> np.ndarray:
+        """What the booster itself gives for encoded features, shape (rows, features)."""
         import xgboost
 
         data = xgboost.DMatrix(

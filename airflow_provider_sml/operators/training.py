@@ -1,100 +1,30 @@
-"""From a table to a registered version that passed its gate: sample, train, evaluate, register, judge."""
+"""From a sample to a registered version that passed its gate: train, evaluate, register, judge."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, GateError
+from airflow_provider_sml.errors import GateError
 from airflow_provider_sml.hooks.dask import DaskHook
-from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.dataset import Dataset
-from airflow_provider_sml.ml.contract.interval import parse_day
-from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage
-from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef, SampleRef, VerdictRef
+from airflow_provider_sml.refs import (
+    EvaluationRef,
+    ModelRef,
+    ModelVersionRef,
+    SampleRef,
+    VerdictRef,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.bundle import Bundle
-
-
-class SampleOperator(SmlOperator):
-    """Draws the rows that a model is trained, validated and tested on; the same ones whenever it is repeated.
-
-    :param table: table of the lake.
-    :param as_of: the last day of data to use, ``YYYY-MM-DD``; the last published day when empty.
-    :param train: length of the training window, such as ``"120 days"``.
-    :param validate: length of the window after it, for early stopping.
-    :param test: length of the window after that, for the evaluation.
-    :param label_known_after: how long after the event its label is known.
-    :param method: ``all``, or ``hash`` to keep whole entities.
-    :param by: the columns that name an entity.
-    :param rate: share of the entities kept in the training window, 0 to 1.
-    :param seed: another seed keeps other entities.
-    :param lake: location of the lake, or the id of its connection.
-    """
-
-    template_fields: Sequence[str] = ("table", "as_of", "rate", "lake")
-    ui_color = "#e3dcf5"
-
-    def __init__(
-        self,
-        *,
-        table: str,
-        as_of: str = "",
-        train: str | dt.timedelta = "120 days",
-        validate: str | dt.timedelta = "14 days",
-        test: str | dt.timedelta = "14 days",
-        label_known_after: str | dt.timedelta = "0 days",
-        method: str = "all",
-        by: Sequence[str] = (),
-        rate: float | str = 1.0,
-        seed: int = 7,
-        lake: str = LakeHook.default_conn_name,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.table = table
-        self.as_of = as_of
-        self.train = train
-        self.validate = validate
-        self.test = test
-        self.label_known_after = label_known_after
-        self.method = method
-        self.by = by
-        self.rate = rate
-        self.seed = seed
-        self.lake = lake
-
-    def run(self, context: Context) -> SampleRef:
-        """Find the windows and draw."""
-        from airflow_provider_sml.ml import sampling
-
-        lake = LakeHook(self.lake).get_conn()
-        days = lake.days(self.table)
-        if not days:
-            raise ConfigurationError(
-                f"the table {self.table} has no data",
-                expected="published days",
-                found="none",
-                todo="run the ingest first",
-            )
-        as_of = parse_day(self.as_of, "as_of") if self.as_of else max(days)
-        train, validate, test = (duration(value).days for value in (self.train, self.validate, self.test))
-        windows = sampling.windows(as_of, train, validate, test, duration(self.label_known_after))
-        sample = sampling.draw(
-            lake, self.table, windows, method=self.method, by=self.by, rate=float(self.rate), seed=self.seed
-        )
-        for split, (first, last) in windows.items():
-            self.log.info("%s: %s rows from %s to %s", split, f"{sample.rows[split]:,}", first, last)
-        return sample
 
 
 class TrainXGBoostOperator(SmlOperator):

@@ -31,11 +31,11 @@ from airflow_provider_sml.operators.monitoring import (
     RequestRetrainingOperator,
     ScorePartitionsOperator,
 )
+from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
     GateOperator,
     RegisterModelOperator,
-    SampleOperator,
     TrainXGBoostOperator,
 )
 from airflow_provider_sml.pipelines.interval import MACROS
@@ -198,22 +198,31 @@ class _Builder:
         if cron:
             timetable = CronTriggerTimetable(_WORDS.get(cron, cron), timezone="UTC")
             schedule = AssetOrTimeSchedule(timetable=timetable, assets=schedule) if schedule else timetable
+        auto = spec.sample.rate == "auto"
         params = {
             "as_of": Param(None, type=["string", "null"], format="date", title="As of",
                            description="The last day of data to use. Empty: the last published day."),
-            "rate": Param(spec.sample.rate, type="number", exclusiveMinimum=0, maximum=1, title="Sample rate",
-                          description="Share of the training rows to keep."),
+            "rate": Param(None if auto else spec.sample.rate, type=["number", "null"] if auto else "number",
+                          exclusiveMinimum=0, maximum=1, title="Sample rate",
+                          description="Share of the training rows to keep." + (" Empty: planned." if auto else "")),
         }  # fmt: skip
         doc = (
             "A sample is drawn, a model trained, evaluated on later days, registered, and judged against the champion."
         )
         with self.dag("train", schedule, doc, params) as dag:
-            sample = SampleOperator(
-                task_id="sample", table=spec.name, as_of="{{ params.as_of or '' }}", train=spec.train.window,
-                validate=spec.train.validate_, test=spec.train.test, label_known_after=spec.label_known_after,
-                method=spec.sample.method, by=spec.sample.by, rate="{{ params.rate }}", seed=spec.sample.seed,
-                lake=self.lake,
-            )  # fmt: skip
+            rows: dict[str, Any] = {
+                "table": spec.name, "as_of": "{{ params.as_of or '' }}", "train": spec.train.window,
+                "validate": spec.train.validate_, "test": spec.train.test, "label_known_after": spec.label_known_after,
+                "method": spec.sample.method, "by": spec.sample.by, "key": spec.contract.key,
+                "half_life": spec.sample.half_life, "seed": spec.sample.seed, "lake": self.lake,
+            }  # fmt: skip
+            rate: Any = "{{ params.rate }}"
+            if auto:
+                rate = PlanSampleOperator(
+                    task_id="plan_sample", **rows, dataset=spec.dataset, hyperparameters=spec.train.params,
+                    tolerance=spec.sample.tolerance, rate="{{ params.rate or '' }}", reports=self.reports,
+                ).output  # fmt: skip
+            sample = SampleOperator(task_id="sample", **rows, rate=rate, dataset=spec.dataset)
             model = TrainXGBoostOperator(
                 task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.params,
                 cluster=spec.train.cluster, workers=spec.train.workers,

@@ -41,23 +41,32 @@ class Places(Strict):
 class Sample(Strict):
     """Which rows of the training window are trained on.
 
-    :param method: ``all``, or ``hash`` to keep whole entities.
-    :param by: the columns that name an entity.
-    :param rate: share of the entities to keep.
-    :param seed: another seed keeps other entities.
+    :param method: ``all``; ``uniform`` for single rows; ``hash`` to keep whole entities; ``stratified`` for the exact
+        share of each stratum; ``decay`` to weigh rows by their age; ``negatives`` to thin the rows with label 0 only.
+    :param by: the columns that name an entity (``hash``) or a stratum (``stratified``).
+    :param rate: share to keep, or ``auto``: the smallest that costs no more AUC than ``tolerance``.
+    :param tolerance: AUC that ``auto`` may lose against training on all rows.
+    :param half_life: time after which a row weighs half, for ``decay``.
+    :param seed: another seed keeps others.
     """
 
-    method: Literal["all", "hash"] = "all"
+    method: Literal["all", "uniform", "hash", "stratified", "decay", "negatives"] = "all"
     by: list[Name] = []
-    rate: Share = 1.0
+    rate: Share | Literal["auto"] = 1.0
+    tolerance: float = Field(default=0.002, gt=0, lt=0.5)
+    half_life: Duration | None = None
     seed: int = 7
 
     @model_validator(mode="after")
     def _fits(self) -> Sample:
-        if self.method == "hash" and not (self.by and self.rate > 0):
-            raise ValueError("method hash needs by: [columns] and a rate above 0")
+        if self.method in ("hash", "stratified") and not self.by:
+            raise ValueError(f"method {self.method} needs by: [columns]")
+        if self.rate == 0:
+            raise ValueError("rate: expected a share above 0, or auto")
         if self.method == "all" and self.rate != 1:
-            raise ValueError("method all keeps every row; leave rate out, or take method: hash")
+            raise ValueError("method all keeps every row; leave rate out, or take method: uniform or hash")
+        if (self.method == "decay") != (self.half_life is not None):
+            raise ValueError("half_life belongs to method decay, which needs it, such as half_life: 30 days")
         return self
 
 

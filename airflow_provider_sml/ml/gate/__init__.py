@@ -85,6 +85,7 @@ def _checks(evaluation: Mapping[str, Any], settings: Mapping[str, Any]) -> Itera
     )
     if wanted.get("not_worse_than") == "champion":
         yield _against_champion(evaluation.get("champion"), wanted.get("margin", 0.0))
+    yield _recalibration(evaluation.get("recalibration"))
     if ece := settings.get("ece"):
         yield Check(
             "calibration",
@@ -97,6 +98,18 @@ def _checks(evaluation: Mapping[str, Any], settings: Mapping[str, Any]) -> Itera
         yield _against_baseline(evaluation.get("baseline"), baseline)
     if slices := settings.get("slices"):
         yield from _slices(evaluation["slices"], slices)
+
+
+def _recalibration(found: Mapping[str, Any] | None) -> Check:
+    """The model must carry the correction that its sample asks for; one that says nothing of it is not trusted."""
+    model, sample = (found or {}).get("model"), (found or {}).get("sample")
+    return Check(
+        "recalibration",
+        model is not None and model == sample,
+        "not recorded" if model is None else f"odds times {model:g}",
+        "as the sample was drawn" if sample is None else f"odds times {sample:g}, as the sample was drawn",
+        "train the model with this version of airflow-provider-sml",
+    )
 
 
 def _against_champion(champion: Mapping[str, Any] | None, margin: float) -> Check:

@@ -248,7 +248,7 @@ class Registry:
 
         names = [feature.name for feature in bundle.dataset.feature_list]
         frame = pd.DataFrame(example.astype(np.float32), columns=names)
-        scores = Scorer(bundle).score_features(example)
+        scores = Scorer(bundle).raw_scores(example)  # the flavour holds the booster alone
         booster = xgboost.Booster()
         booster.load_model(bytearray(bundle.model))
         logged = mlflow.xgboost.log_model(
@@ -281,6 +281,7 @@ def _tags(bundle: Bundle, lineage: Mapping[str, str]) -> dict[str, str]:
         "model_id": bundle.model_id,
         "digest": bundle.digest,
         "contract": bundle.dataset.hash,
+        "recalibration": bundle.recalibration,
         **{key: bundle.lineage[key] for key in ("table", "snapshot_id", "sample_id") if key in bundle.lineage},
         **lineage,
     }

@@ -8,16 +8,23 @@ after negative down-sampling) is reported like any other.
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_provider_sml.ml.contract import LABEL, Feature
+from airflow_provider_sml.ml.contract import LABEL, Dataset, Feature
 from airflow_provider_sml.ml.expressions import identifier
+from airflow_provider_sml.ml.sampling.draw import read_manifest, split_files
+from airflow_provider_sml.refs import SampleRef
 
 if TYPE_CHECKING:
     import duckdb
+
+    from airflow_provider_sml.ml.lake import Lake
 
 BINS = 20
 #: A bin that is empty on one side counts as this share, so that the index stays finite.
@@ -58,6 +65,27 @@ def compare(
         "label_rate": rates,
         "segments": [_segment(connection, name, sides, where) for name in segments],
     }
+
+
+def report(lake: Lake, sample: SampleRef, dataset: Dataset) -> dict[str, Any]:
+    """Compare a drawn sample with all rows of its training window, and write ``fidelity.json`` beside its manifest.
+
+    :param lake: where the sample's table is.
+    :param sample: the sample.
+    :param dataset: its features are compared; its categories are the segments.
+    """
+    import duckdb
+
+    path = Path(sample.uri) / "fidelity.json"
+    if not path.exists():
+        first, last = (dt.date.fromisoformat(day) for day in read_manifest(sample)["windows"]["train"])
+        population = [file.path for file in lake.files(sample.table, sample.snapshot_id, first, last)]
+        files = [str(file) for file in split_files(sample, "train")]
+        segments = [feature.name for feature in dataset.feature_list if feature.categories is not None]
+        with duckdb.connect() as connection:
+            found = compare(connection, population, files, dataset.feature_list, segments)
+        path.write_text(json.dumps(found, indent=1))
+    return dict(json.loads(path.read_text()))
 
 
 def psi(expected: np.ndarray, found: np.ndarray) -> float:

@@ -39,12 +39,14 @@ class Trial:
     :param seconds: that training took.
     :param labels: of the measured rows, shape (n,).
     :param scores: of the measured rows, shape (n,).
+    :param window_rows: rows that this rate keeps of the whole training window; ``rows`` where nothing was held out.
     """
 
     rows: int
     seconds: float
     labels: np.ndarray
     scores: np.ndarray
+    window_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def _curve(trials: Mapping[float, list[Trial]], population: int, repeats: int = 
     """The points with their intervals, and the exponent of the curve."""
     rates = list(trials)
     rows = np.array([np.mean([trial.rows for trial in trials[rate]]) for rate in rates])
+    window_rows = np.array([np.mean([trial.window_rows or trial.rows for trial in trials[rate]]) for rate in rates])
     labels = trials[rates[0]][0].labels
     generator = np.random.default_rng(7)
     draws: list[np.ndarray] = [np.ones(len(labels))]
@@ -193,7 +196,7 @@ def _curve(trials: Mapping[float, list[Trial]], population: int, repeats: int = 
     if len(rates) >= FEWEST:
         for number, values in enumerate(aucs):
             _, b, c = fit_curve(rows, values)
-            losses[number] = b * (rows**-c - float(population) ** -c)
+            losses[number] = b * (window_rows**-c - float(population) ** -c)
             exponent = c if number == 0 else exponent
     auc_ends = np.nanpercentile(aucs[1:], [2.5, 97.5], axis=0)
     loss_ends = np.percentile(losses[1:], [2.5, 97.5], axis=0)

@@ -13,9 +13,17 @@ import pyarrow.parquet as pq
 
 from airflow_provider_sml.ml.bundle import feature_types
 from airflow_provider_sml.ml.contract import LABEL, Feature
+from airflow_provider_sml.ml.sampling.methods import WEIGHT
 
 if TYPE_CHECKING:
     import xgboost
+
+
+def weights(path: Path) -> np.ndarray | None:
+    """The rows' weights, where the sample gave them some: float32 of shape (rows,)."""
+    if WEIGHT not in pq.read_schema(path).names:
+        return None
+    return pq.read_table(path, columns=[WEIGHT]).column(WEIGHT).to_numpy().astype(np.float32)
 
 
 def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +64,7 @@ def iterator(paths: Sequence[Path], features: Sequence[Feature]) -> xgboost.Data
                     input_data(
                         data=values,
                         label=labels,
+                        weight=weights(path),
                         feature_names=[feature.name for feature in features],
                         feature_types=feature_types(features),
                     )

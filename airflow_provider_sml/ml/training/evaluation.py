@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import ConfigurationError
-from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.bundle import Bundle, Scorer, recalibrate
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.expressions import identifier
 from airflow_provider_sml.ml.page import Page
@@ -50,7 +50,8 @@ def evaluate(
     test = pa.concat_tables([pq.read_table(path) for path in split_files(sample, "test")])
     _known([*baseline, *slices], test.column_names)
     labels = test.column(LABEL).to_numpy().astype(float)
-    scores = Scorer(bundle).score_features(data.matrix(test, bundle.dataset.feature_list))
+    raw = Scorer(bundle).raw_scores(data.matrix(test, bundle.dataset.feature_list))
+    scores = recalibrate(raw, bundle.recalibration or 1.0)
     interval = metrics.auc_interval(labels, scores)
     manifest = read_manifest(sample)
     result: dict[str, Any] = {
@@ -65,6 +66,12 @@ def evaluate(
         "brier": metrics.brier(labels, scores),
         "ece": metrics.ece(labels, scores),
         "reliability": metrics.reliability(labels, scores),
+        "recalibration": {
+            "model": bundle.recalibration,
+            "sample": manifest.get("recalibration", 1.0),
+            "ece_before": metrics.ece(labels, raw),
+            "mean_score_before": float(raw.mean()),
+        },
         "baseline": _baseline(sample, test, labels, scores, baseline) if baseline else None,
         "slices": _slices(test, labels, scores, slices, min_rows),
         "champion": None,
@@ -169,6 +176,8 @@ def _page(result: dict[str, Any]) -> str:
         ("Label rate", result["label_rate"]),
         ("Mean score", result["mean_score"]),
     ]
+    if (moved := result["recalibration"])["model"] not in (None, 1.0):
+        rows.append((f"ECE before recalibration by {moved['model']:g}", moved["ece_before"]))
     if baseline := result["baseline"]:
         rows.append((f"AUC of the rates by {' and '.join(baseline['by'])}", baseline["auc"]))
     if (champion := result["champion"]) and champion["comparable"]:

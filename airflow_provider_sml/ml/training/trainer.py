@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sml.errors import ConfigurationError, DataError, require
 from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle
 from airflow_provider_sml.ml.contract import Dataset, Feature
-from airflow_provider_sml.ml.sampling import split_files
+from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
@@ -105,6 +105,7 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
                 "seconds": round(time.monotonic() - started, 1),
             },
             model=model,
+            recalibration=float(read_manifest(training.sample).get("recalibration", 1.0)),
         )
         temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
         bundle.write(temporary)
