@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["airflow_provider_sml.testing.plugin", "airflow_provider_sml.testing.clouds"]
+pytest_plugins = ["airflow_provider_sml.testing.plugin", "airflow_provider_sml.testing.clouds", "tests.trained"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from airflow_provider_sml.errors import ConfigurationError, JobError, require
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
+
+_LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
@@ -20,47 +22,101 @@ def cluster(where: str, workers: int = 1, patience: float = 60.0) -> Iterator[Cl
     :param where: ``local`` for one worker inside this process with all cores (the quickest on one machine),
         ``processes`` for worker processes on this machine, or the address of a scheduler, such as ``tcp://host:8786``.
     :param workers: worker processes, for ``processes``; how many to wait for, for a scheduler.
-    :param patience: seconds to wait for workers.
-    :raises ConfigurationError: when ``where`` is none of these.
-    :raises JobError: when the workers do not come up.
+    :param patience: seconds to wait for the scheduler, and again for its workers.
+    :raises ConfigurationError: when ``where`` is none of these, or the workers do not fit it.
+    :raises JobError: when the scheduler does not answer or the workers do not come up.
     """
     require("distributed", "dask")
-    import dask
-    from distributed import Client, LocalCluster
+    _check(where, workers)
+    made = None if "://" in where else _start(where, workers)
+    try:
+        with _connect(made or where, where, patience) as client:
+            try:
+                client.wait_for_workers(workers, timeout=patience)
+            except TimeoutError:
+                raise JobError(
+                    f"the cluster {where} has too few workers",
+                    expected=f"{workers} within {patience:g} s",
+                    found=len(addresses(client)),
+                    todo="start workers, or ask for fewer",
+                ) from None
+            yield client
+    finally:
+        if made is not None:
+            made.close()
+
+
+def addresses(client: Client) -> list[str]:
+    """Addresses of the workers that are up, in a fixed order.
+
+    The scheduler itself is asked: what the client remembers may be old.
+
+    :raises JobError: when the scheduler does not answer.
+    """
+    try:
+        return list(client.run_on_scheduler(_worker_addresses))
+    except (OSError, TimeoutError, RuntimeError) as error:
+        raise JobError("the scheduler of the training cluster is gone", found=error) from error
+
+
+def _worker_addresses(dask_scheduler: object = None) -> list[str]:
+    return sorted(dask_scheduler.workers)  # type: ignore[attr-defined]
+
+
+def _check(where: str, workers: int) -> None:
+    if where not in ("local", "processes") and "://" not in where:
+        raise ConfigurationError(
+            "the training cluster is unknown",
+            expected="local, processes, or a scheduler's address such as tcp://host:8786",
+            found=where,
+        )
+    most = 1 if where == "local" else None
+    if workers < 1 or (most and workers > most):
+        raise ConfigurationError(
+            f"the number of workers does not fit the cluster {where}",
+            expected="1, which has all cores" if most else "at least 1",
+            found=workers,
+        )
+
+
+def _start(where: str, workers: int) -> LocalCluster:
+    """A cluster on this machine that listens on the loopback interface alone."""
+    from distributed import LocalCluster
 
     cores = os.cpu_count() or 1
-    with dask.config.set({"distributed.admin.log-format": "%(message)s"}):
+    threads = cores if where == "local" else max(1, cores // workers)
+    # Without addresses of their own the diagnostic servers of an in-process cluster listen on every interface.
+    quiet = {
+        "dashboard_address": f"{_LOOPBACK}:0",
+        "worker_dashboard_address": f"{_LOOPBACK}:0",
+        "scheduler_kwargs": {"dashboard": False},
+    }
+    try:
         if where == "local":
-            made = LocalCluster(n_workers=1, threads_per_worker=cores, processes=False, dashboard_address=None)
-        elif where == "processes":
-            threads = max(1, cores // workers)
-            made = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=threads,
-                host="127.0.0.1",
-                dashboard_address=None,
-                # The nanny would otherwise hold each worker to one core, whatever nthread says.
-                env={"OMP_NUM_THREADS": str(threads)},
-            )
-        elif "://" in where:
-            made = None
-        else:
-            raise ConfigurationError(
-                "the training cluster is unknown",
-                expected="local, processes, or a scheduler's address such as tcp://host:8786",
-                found=where,
-            )
-        try:
-            with Client(made or where, timeout=patience, set_as_default=False) as client:
-                try:
-                    client.wait_for_workers(workers, timeout=patience)
-                except TimeoutError:
-                    raise JobError(
-                        f"the cluster {where} has too few workers",
-                        expected=f"{workers} within {patience:g} s",
-                        found=len(client.scheduler_info(n_workers=-1)["workers"]),
-                    ) from None
-                yield client
-        finally:
-            if made is not None:
-                made.close()
+            return LocalCluster(n_workers=1, threads_per_worker=threads, processes=False, **quiet)
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            host=_LOOPBACK,
+            # The nanny would otherwise hold each worker to one core, whatever nthread says.
+            env={"OMP_NUM_THREADS": str(threads)},
+            **quiet,
+        )
+    except (RuntimeError, OSError) as error:
+        raise JobError(f"the cluster {where} does not start", expected=f"{workers} workers", found=error) from error
+
+
+def _connect(place: LocalCluster | str, where: str, patience: float) -> Client:
+    from distributed import Client
+
+    try:
+        return Client(place, timeout=patience, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise JobError(
+            f"the scheduler {where} does not answer",
+            expected=f"an answer within {patience:g} s",
+            found=error,
+            todo="check that it runs and can be reached from here",
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"{where} is no scheduler's address", found=error) from error

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml.bundle import feature_types
 from airflow_provider_sml.ml.contract import LABEL, Feature
 from airflow_provider_sml.ml.sampling.methods import WEIGHT
@@ -23,7 +24,7 @@ def weights(path: Path) -> np.ndarray | None:
     """The rows' weights, where the sample gave them some: float32 of shape (rows,)."""
     if WEIGHT not in pq.read_schema(path).names:
         return None
-    return pq.read_table(path, columns=[WEIGHT]).column(WEIGHT).to_numpy().astype(np.float32)
+    return pq.read_table(path, columns=[WEIGHT], partitioning=None).column(WEIGHT).to_numpy().astype(np.float32)
 
 
 def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray]:
@@ -33,12 +34,36 @@ def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarra
     :param features: which ones, in this order.
     :returns: float32 of shape (rows, features), NaN for NULL and codes for categories; float32 of shape (rows,).
     """
-    table = pq.read_table(path, columns=[*(feature.name for feature in features), LABEL])
+    table = pq.read_table(path, columns=[*(feature.name for feature in features), LABEL], partitioning=None)
     return matrix(table, features), table.column(LABEL).to_numpy().astype(np.float32)
 
 
+def label_counts(paths: Sequence[Path]) -> np.ndarray:
+    """How many rows of some files have the label 0, the label 1, and any other or none.
+
+    :returns: float64 of shape (3,).
+    """
+    counts = np.zeros(3)
+    for path in paths:
+        labels = pq.read_table(path, columns=[LABEL], partitioning=None).column(LABEL).to_numpy()
+        known = [(labels == 0).sum(), (labels == 1).sum()]
+        counts += [*known, len(labels) - sum(known)]
+    return counts
+
+
 def matrix(table: pa.Table, features: Sequence[Feature]) -> np.ndarray:
-    """The features of a table: float32 of shape (rows, features)."""
+    """The features of a table: float32 of shape (rows, features), NaN for NULL and codes for categories.
+
+    :raises DataError: when the table lacks one.
+    """
+    missing = [feature.name for feature in features if feature.name not in table.column_names]
+    if missing:
+        raise DataError(
+            "the rows lack features of the model",
+            expected=", ".join(feature.name for feature in features),
+            found=f"no {', '.join(missing)}",
+            todo="ingest the days again with these features, or train a new model",
+        )
     out = np.empty((table.num_rows, len(features)), dtype=np.float32)
     for position, feature in enumerate(features):
         column = table.column(feature.name)
@@ -49,29 +74,43 @@ def matrix(table: pa.Table, features: Sequence[Feature]) -> np.ndarray:
 
 
 def iterator(paths: Sequence[Path], features: Sequence[Feature]) -> xgboost.DataIter:
-    """XGBoost's iterator over files, for a QuantileDMatrix."""
+    """XGBoost's iterator over files, for a QuantileDMatrix; files without a row give one batch without a row."""
     import xgboost
 
     class Files(xgboost.DataIter):
         def __init__(self) -> None:
             super().__init__()
             self._left: Iterator[Path] = iter(())
+            self._given = False
 
         def next(self, input_data: Any) -> bool:
             for path in self._left:
                 values, labels = read(path, features)
                 if len(labels):
-                    input_data(
-                        data=values,
-                        label=labels,
-                        weight=weights(path),
-                        feature_names=[feature.name for feature in features],
-                        feature_types=feature_types(features),
-                    )
-                    return True
+                    return self._give(input_data, values, labels, weights(path))
+            if not self._given:  # XGBoost takes a worker without rows, but not one without a batch.
+                return self._give(input_data, *_nothing(paths, features))
             return False
 
+        def _give(self, input_data: Any, values: np.ndarray, labels: np.ndarray, weight: np.ndarray | None) -> bool:
+            self._given = True
+            input_data(
+                data=values,
+                label=labels,
+                weight=weight,
+                feature_names=[feature.name for feature in features],
+                feature_types=feature_types(features),
+            )
+            return True
+
         def reset(self) -> None:
-            self._left = iter(paths)
+            self._left, self._given = iter(paths), False
 
     return Files()
+
+
+def _nothing(paths: Sequence[Path], features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Features, labels and weights of no row; weights where the files would have them."""
+    none = np.empty(0, np.float32)
+    weighted = any(WEIGHT in pq.read_schema(path).names for path in paths)
+    return np.empty((0, len(features)), np.float32), none, none if weighted else None

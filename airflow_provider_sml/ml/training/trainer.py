@@ -8,20 +8,25 @@ on the validation window has not fallen for ``early_stopping`` rounds.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
+import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, DataError, require
-from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle
+from airflow_provider_sml.errors import ConfigurationError, DataError, JobError, SmlError, require
+from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, feature_types
 from airflow_provider_sml.ml.contract import Dataset, Feature
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training import data
+from airflow_provider_sml.ml.training.cluster import addresses
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
 if TYPE_CHECKING:
@@ -29,11 +34,13 @@ if TYPE_CHECKING:
 
 #: Parameters of ours beside XGBoost's.
 OWN = ("rounds", "early_stopping")
+OBJECTIVE = "binary:logistic"
 DEFAULTS: dict[str, Any] = {
-    "objective": "binary:logistic", "tree_method": "hist", "max_depth": 6, "learning_rate": 0.1, "max_bin": 256,
+    "objective": OBJECTIVE, "tree_method": "hist", "max_depth": 6, "learning_rate": 0.1, "max_bin": 256,
     "seed": 7, "rounds": 300, "early_stopping": 30,
 }  # fmt: skip
-TOPIC = "sml-training"
+#: Seconds between two looks at the cluster.
+_PULSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,13 @@ class Training:
 
     @property
     def model_id(self) -> str:
-        """Hash of everything that decides the model's bytes."""
+        """Hash of everything that decides the bundle: the model's bytes, and the dataset that it is served with."""
         import xgboost
 
-        features = {
-            feature.name: [feature.expression.text, feature.categories] for feature in self.dataset.feature_list
-        }
         decides = [
             self.sample.sample_id,
-            features,
-            self.dataset.label,
+            self.dataset.hash,
+            list(self.dataset.features),  # their order decides the model too, and is not in the hash
             self.settings,
             self.workers,
             xgboost.__version__,
@@ -83,9 +87,12 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     :param client: of the cluster.
     :param models: folder that holds the bundles.
     :param log: takes a line of progress at least every ten seconds.
+    :raises ConfigurationError: when the parameters or the number of workers do not fit.
     :raises DataError: when the rows do not allow a model.
+    :raises JobError: when the training failed on the cluster, or a worker was lost.
     """
     require("xgboost", "xgboost")
+    check_settings(training)
     folder = models / training.model_id
     if not (folder / BUNDLE_FILE).exists():
         started = time.monotonic()
@@ -107,10 +114,7 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
             model=model,
             recalibration=float(read_manifest(training.sample).get("recalibration", 1.0)),
         )
-        temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        bundle.write(temporary)
-        if not folder.exists():
-            temporary.rename(folder)
+        _keep(bundle, folder)
     else:
         log(f"model {training.model_id} was trained before and is used again")
     bundle = Bundle.read(folder)
@@ -123,37 +127,155 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     )
 
 
+def check_settings(training: Training) -> None:
+    """Refuse parameters that XGBoost does not know or whose values it refuses, before a cluster works on them.
+
+    XGBoost checks them when it trains, so one round is trained on two rows. It only warns of an unknown one.
+
+    :raises ConfigurationError: for the first wrong one.
+    """
+    import numpy as np
+    import xgboost
+
+    settings = training.settings
+    for name in OWN:
+        if isinstance(settings[name], bool) or not isinstance(settings[name], int) or settings[name] < 1:
+            raise ConfigurationError(f"train.params.{name}", expected="a whole number from 1", found=settings[name])
+    if settings["objective"] != OBJECTIVE:
+        raise ConfigurationError("train.params.objective", expected=OBJECTIVE, found=settings["objective"])
+    params = {key: value for key, value in settings.items() if key not in OWN} | {"nthread": 1, "device": "cpu"}
+    features = training.dataset.feature_list
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            rows = xgboost.DMatrix(
+                np.zeros((2, len(features))), [0, 1], feature_names=[feature.name for feature in features],
+                feature_types=feature_types(features), enable_categorical=True,
+            )  # fmt: skip
+            xgboost.train(params, rows, 1)
+        except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
+            raise ConfigurationError("XGBoost refuses train.params", found=str(error).strip()[:400]) from error
+    for warning in told:
+        if unknown := re.search(r"Parameters: \{ (.*?) \} are not used", str(warning.message)):
+            raise ConfigurationError(
+                "XGBoost does not know a parameter of train.params",
+                expected="rounds, early_stopping and the parameters of XGBoost's hist trees",
+                found=unknown[1],
+            )
+
+
+def _keep(bundle: Bundle, folder: Path) -> None:
+    """Put a bundle into its place, whole or not at all; of two trainers that end together the first one's stays."""
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        bundle.write(temporary)
+        if folder.exists() and not (folder / BUNDLE_FILE).exists():
+            shutil.rmtree(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / BUNDLE_FILE).exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[bytes, int]:
     """Run the ranks on the cluster; gives the model's bytes and its rounds."""
     train_files, validate_files = split_files(training.sample, "train"), split_files(training.sample, "validate")
-    if len(train_files) < training.workers:
+    if not 1 <= training.workers <= len(train_files):
         raise ConfigurationError(
-            "more workers than files of the sample", expected=f"at most {len(train_files)}", found=training.workers
+            "the number of workers does not fit the sample's files",
+            expected=f"1 to {len(train_files)}",
+            found=training.workers,
         )
-    addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])[: training.workers]
-    client.subscribe_topic(TOPIC, lambda event: log(event[1]))
-    tracker: dict[str, Any] | None = None
-    first = {"workers": [addresses[0]], "allow_other_workers": False, "pure": False}
+    up = addresses(client)[: training.workers]
+    if len(up) < training.workers:
+        raise JobError("the cluster has too few workers", expected=training.workers, found=len(up))
+    key = f"sml-training-{uuid.uuid4().hex[:12]}"
+    told = _Told(log)
+    client.subscribe_topic(key, lambda event: told(event[1]))
+    futures: list[Any] = []
     try:
-        if training.workers > 1:
-            tracker = client.submit(_start_tracker, training.workers, **first).result()
+        tracker = _on(client, up[0], _start_tracker, key, training.workers).result() if training.workers > 1 else None
+        features, workers = training.dataset.feature_list, training.workers
         futures = [
-            client.submit(
-                _rank, rank, train_files[rank :: training.workers], validate_files[rank :: training.workers],
-                training.dataset.feature_list, training.settings, tracker,
-                workers=[address], allow_other_workers=False, pure=False, retries=0,
+            _on(
+                client, address, _rank, rank, train_files[rank::workers], validate_files[rank::workers], features,
+                training.settings, tracker, key,
             )
-            for rank, address in enumerate(addresses)
+            for rank, address in enumerate(up)
         ]  # fmt: skip
-        results = client.gather(futures)
+        return _wait(client, futures, up, told)
     finally:
-        client.unsubscribe_topic(TOPIC)
-        if tracker is not None:
-            client.submit(_stop_tracker, **first)
-    return results[0]
+        client.unsubscribe_topic(key)
+        if training.workers > 1:
+            # Ends the ranks that still wait for a lost one; its worker may be the one that is gone.
+            with contextlib.suppress(Exception):
+                _on(client, up[0], _stop_tracker, key).result(timeout=_PULSE)
+        with contextlib.suppress(Exception):
+            client.cancel(futures, force=True)
 
 
-def _start_tracker(workers: int) -> dict[str, Any]:
+def _on(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Give a task to one worker and to no other, once."""
+    return client.submit(work, *arguments, workers=[address], allow_other_workers=False, pure=False, retries=0)
+
+
+class _Told:
+    """The log, and when it was written to last."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        self.last = time.monotonic()
+        self._log(line)
+
+
+def _wait(client: Client, futures: list[Any], up: list[str], told: _Told) -> tuple[bytes, int]:
+    """Wait for all ranks; a task of a worker that is gone would wait for ever, so the workers are watched."""
+    while any(not future.done() for future in futures):
+        _pause(client, [future for future in futures if not future.done()], "FIRST_COMPLETED")
+        if any(future.done() and future.status != "finished" for future in futures):
+            break
+        if lost := [address for address in up if address not in addresses(client)]:
+            raise JobError(
+                "a worker was lost during training",
+                expected=f"{len(up)} workers to the end",
+                found=f"{', '.join(lost)} gone",
+                todo="look for its end in its log, such as for want of memory; a retry trains from the beginning",
+            )
+        if time.monotonic() - told.last >= 10:
+            told(f"still at work after {time.monotonic() - told.started:.0f} s")
+    if all(future.status == "finished" for future in futures):
+        return tuple(client.gather(futures)[0])
+    # The others end by themselves, because the one that failed has left them.
+    _pause(client, futures, "ALL_COMPLETED")
+    errors = [future.exception() for future in futures if future.status == "error"]
+    # XGBoost's own error is mostly that of the ranks that were left alone.
+    errors.sort(key=lambda error: (not isinstance(error, SmlError), type(error).__name__ == "XGBoostError"))
+    first = errors[0] if errors else None
+    if isinstance(first, SmlError):
+        raise first
+    raise JobError(
+        "training failed on the cluster",
+        found=f"{type(first).__name__}: {str(first).partition('Stack trace')[0].strip()[:600]}"
+        if first
+        else "cancelled",
+    ) from first
+
+
+def _pause(client: Client, futures: list[Any], until: str) -> None:
+    """Wait for tasks, but not long."""
+    from distributed import wait
+
+    with contextlib.suppress(TimeoutError), client.as_current():
+        wait(futures, timeout=_PULSE, return_when=until)
+
+
+def _start_tracker(key: str, workers: int) -> dict[str, Any]:
     """Start XGBoost's rendezvous on this worker; gives what the ranks need to find it."""
     from distributed import get_worker
     from xgboost.tracker import RabitTracker
@@ -162,16 +284,15 @@ def _start_tracker(workers: int) -> dict[str, Any]:
     host = worker.address.split("://")[1].rsplit(":", 1)[0]
     tracker = RabitTracker(n_workers=workers, host_ip=host, sortby="task")
     tracker.start()
-    worker.sml_tracker = tracker  # must outlive this task
+    # Must outlive this task; several trainings may share the worker.
+    worker.sml_trackers = getattr(worker, "sml_trackers", {}) | {key: tracker}
     return dict(tracker.worker_args())
 
 
-def _stop_tracker() -> None:
+def _stop_tracker(key: str) -> None:
     from distributed import get_worker
 
-    worker = get_worker()
-    worker.sml_tracker.free()
-    del worker.sml_tracker
+    get_worker().sml_trackers.pop(key).free()
 
 
 def _rank(
@@ -181,10 +302,9 @@ def _rank(
     features: list[Feature],
     settings: dict[str, Any],
     tracker: dict[str, Any] | None,
+    topic: str,
 ) -> tuple[bytes, int]:
     """One worker's part: build the matrices from its files and boost."""
-    import contextlib
-
     import xgboost
     from distributed import get_worker
 
@@ -195,20 +315,19 @@ def _rank(
     if tracker is not None:
         context = xgboost.collective.CommunicatorContext(**tracker, dmlc_task_id=f"{rank:05d}")
     with context:
+        rows = _check_labels(data.label_counts(train_files))
         matrix = xgboost.QuantileDMatrix(
             data.iterator(train_files, features), max_bin=settings["max_bin"], enable_categorical=True
         )
-        _check_labels(matrix.get_label(), alone=tracker is None)
         validate = xgboost.QuantileDMatrix(
             data.iterator(validate_files, features),
             ref=matrix,
             max_bin=settings["max_bin"],
             enable_categorical=True,
         )
-        rows = matrix.num_row()
         callbacks = [xgboost.callback.EarlyStopping(rounds=settings["early_stopping"], metric_name="logloss")]
         if rank == 0:
-            callbacks.append(_progress(rows, settings["rounds"], lambda line: worker.log_event(TOPIC, line)))
+            callbacks.append(_progress(rows, settings["rounds"], lambda line: worker.log_event(topic, line)))
         booster = xgboost.train(
             params,
             matrix,
@@ -223,18 +342,19 @@ def _rank(
     return bytes(best.save_raw("ubj")), rounds
 
 
-def _check_labels(labels: Any, alone: bool) -> None:
-    """Refuse labels that no model can be fitted to; with several workers one may rightly lack a class."""
-    import numpy as np
+def _check_labels(counts: Any) -> int:
+    """Refuse labels that no model can be fitted to, on all ranks alike; gives the rows of all."""
+    from xgboost import collective
 
-    found = np.unique(labels)
-    if not np.isin(found, (0.0, 1.0)).all() or (alone and len(found) < 2):
+    zeros, ones, others = (int(count) for count in collective.allreduce(counts, collective.Op.SUM))
+    if others or not zeros or not ones:
         raise DataError(
             "the training labels do not allow a model",
-            expected="both 0 and 1",
-            found=", ".join(f"{value:g}" for value in found[:5]) or "no rows",
+            expected="both 0 and 1, and nothing else",
+            found=f"{zeros:,} rows with 0, {ones:,} with 1, {others:,} with another value or none",
             todo="check the label's expression, or train on a longer window",
         )
+    return zeros + ones
 
 
 def _progress(rows: int, rounds: int, log: Callable[[str], None]) -> Any:
