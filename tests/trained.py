@@ -35,7 +35,7 @@ def make_sample(folder: Path, splits: Mapping[str, pa.Table], shards: int = 4) -
     for split, table in splits.items():
         (folder / split).mkdir(parents=True)
         for shard in range(shards):
-            part = table.take(list(range(shard, table.num_rows, shards)))
+            part = table.take(pa.array(range(shard, table.num_rows, shards), pa.int64()))
             pq.write_table(part, folder / split / f"{shard:03d}.parquet")
             content.update((folder / split / f"{shard:03d}.parquet").read_bytes())
     windows = {split: [DAYS[0].isoformat(), DAYS[-1].isoformat()] for split in splits}

@@ -54,7 +54,7 @@ class Bundle:
         return hashlib.sha256(self.model).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write the bundle into a folder that is empty or not there."""
+        """Write the bundle into a folder; ``bundle.json`` comes last, so a folder that has it is whole."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self.model)
         described = {key: value for key, value in asdict(self).items() if key not in ("model", "dataset")}
@@ -74,25 +74,30 @@ class Bundle:
             raise IntegrityError(
                 f"{folder} holds no model bundle", expected=f"{MODEL_FILE} and {BUNDLE_FILE}", found=str(error)
             ) from error
-        if described.get("format") != FORMAT:
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise IntegrityError(
                 f"{folder} is of another format",
                 expected=f"format {FORMAT}",
-                found=described.get("format"),
+                found=described.get("format") if isinstance(described, dict) else type(described).__name__,
                 todo="install the version of airflow-provider-sml that wrote it",
             )
         found = hashlib.sha256(model).hexdigest()
-        if found != described["digest"]:
-            raise IntegrityError(f"the model in {folder} has changed", expected=described["digest"], found=found)
-        return cls(
-            name=described["name"],
-            model_id=described["model_id"],
-            dataset=Dataset(**described["dataset"]),
-            rounds=described["rounds"],
-            lineage=described["lineage"],
-            model=model,
-            recalibration=described.get("recalibration"),
-        )
+        if found != described.get("digest"):
+            raise IntegrityError(f"the model in {folder} has changed", expected=described.get("digest"), found=found)
+        try:
+            return cls(
+                name=described["name"],
+                model_id=described["model_id"],
+                dataset=Dataset(**described["dataset"]),
+                rounds=described["rounds"],
+                lineage=described["lineage"],
+                model=model,
+                recalibration=described.get("recalibration"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(
+                f"{folder / BUNDLE_FILE} is damaged", expected="what write() wrote", found=str(error)[:400]
+            ) from error
 
 
 def recalibrate(scores: np.ndarray, factor: float) -> np.ndarray:

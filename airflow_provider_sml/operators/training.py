@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import GateError
+from airflow_provider_sml.errors import DataError, GateError, IntegrityError
 from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
@@ -193,7 +193,14 @@ class RegisterModelOperator(SmlOperator):
         model = ModelRef.load(self.model)
         sample = SampleRef.load(self.sample)
         features = Bundle.read(Path(model.uri)).dataset.feature_list
-        rows, _ = data.read(split_files(sample, "test")[0], features)
+        rows = next((found for path in split_files(sample, "test") if len(found := data.read(path, features)[0])), None)
+        if rows is None:
+            raise DataError(
+                "the sample has no test row for the input example",
+                expected=f"rows in {sample.uri}/test",
+                found="none",
+                todo="clear the sampling task",
+            )
         version = (
             MlflowHook(self.mlflow)
             .get_conn()
@@ -242,12 +249,14 @@ class GateOperator(SmlOperator):
     def run(self, context: Context) -> VerdictRef:
         """Judge, write the verdict, tag the version."""
         from airflow_provider_sml.ml.gate import judge
+        from airflow_provider_sml.ml.registry import CHAMPION
 
         version = ModelVersionRef.load(self.version)
-        evaluation = json.loads((Path(EvaluationRef.load(self.evaluation).uri) / "evaluation.json").read_text())
+        registry = MlflowHook(self.mlflow).get_conn()
+        champion = registry.version(version.name, alias=CHAMPION)
         folder = Path(self.reports or f"{home()}/reports") / version.name / "gate" / version.version
-        verdict = judge(version, evaluation, self.checks, folder)
-        MlflowHook(self.mlflow).get_conn().set_tags(version, {"gate": "passed" if verdict.passed else "failed"})
+        verdict = judge(version, self._evidence(), self.checks, folder, champion=champion.version if champion else None)
+        registry.set_tags(version, {"gate": "passed" if verdict.passed else "failed"})
         if not verdict.passed:
             failed = [
                 check for check in json.loads((folder / "gate.json").read_text())["checks"] if not check["passed"]
@@ -261,3 +270,12 @@ class GateOperator(SmlOperator):
         self.log.info("passed: %d of %d checks", verdict.checks, verdict.checks)
         announce(context, {"version": version.version})
         return verdict
+
+    def _evidence(self) -> dict[str, Any]:
+        path = Path(EvaluationRef.load(self.evaluation).uri) / "evaluation.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise IntegrityError(
+                "the evaluation is gone or damaged", expected=path, found=error, todo="clear the evaluating task"
+            ) from error

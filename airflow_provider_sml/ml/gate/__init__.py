@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.page import Page
 from airflow_provider_sml.refs import ModelVersionRef, VerdictRef
+
+_UNMEASURED = "was not measured"
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,21 @@ class Check:
     todo: str
 
 
+#: The checks and their settings.
+KNOWN = {
+    "auc": {"min", "not_worse_than", "margin"},
+    "ece": {"max"},
+    "baseline": {"by", "margin"},
+    "slices": {"by", "min_rows", "min_auc"},
+}
+
+
 def judge(
-    version: ModelVersionRef, evaluation: Mapping[str, Any], settings: Mapping[str, Any], folder: Path
+    version: ModelVersionRef,
+    evaluation: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    folder: Path,
+    champion: str | None = None,
 ) -> VerdictRef:
     """Check a version and write the verdict.
 
@@ -44,8 +60,13 @@ def judge(
     :param evaluation: its ``evaluation.json``.
     :param settings: the gate of the spec: ``auc``, ``ece``, ``baseline``, ``slices``.
     :param folder: where the verdict is written.
+    :param champion: the version in production now; None when there is none.
+    :raises ConfigurationError: when the settings name what is no check: it would pass unseen.
     """
-    checks = list(_checks(evaluation, settings))
+    _known(settings)
+    # A champion that is judged again, because its training was repeated, stands as it was compared then.
+    rival = None if champion == version.version else champion
+    checks = list(_checks(evaluation, settings, rival))
     if evaluation.get("model_id") != version.model_id:
         checks.insert(
             0,
@@ -73,31 +94,50 @@ def judge(
     )
 
 
-def _checks(evaluation: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Check]:
-    auc, wanted = evaluation["auc"], settings.get("auc") or {}
+def _known(settings: Mapping[str, Any]) -> None:
+    for name, wanted in settings.items():
+        if wanted is None:
+            continue
+        unknown = {name} - set(KNOWN) or (set(wanted) - KNOWN[name] if isinstance(wanted, Mapping) else {str(wanted)})
+        if unknown:
+            raise ConfigurationError(
+                f"the gate has no {', '.join(sorted(unknown))}",
+                expected="; ".join(f"{check}: {', '.join(sorted(keys))}" for check, keys in KNOWN.items()),
+                found=f"{name}: {wanted}",
+            )
+    for name, key in (("ece", "max"), ("slices", "by")):
+        if (settings.get(name) or {key: 1}).get(key) is None:
+            raise ConfigurationError(f"gate.{name} lacks {key}", expected=key, found=settings[name])
+    if (rival := (settings.get("auc") or {}).get("not_worse_than")) not in (None, "champion"):
+        raise ConfigurationError("gate.auc.not_worse_than", expected="champion", found=rival)
+
+
+def _checks(evaluation: Mapping[str, Any], settings: Mapping[str, Any], rival: str | None) -> Iterator[Check]:
+    auc, wanted = evaluation.get("auc"), settings.get("auc") or {}
     minimum = wanted.get("min", 0.5)
     yield Check(
         "auc",
-        auc["low"] >= minimum,
-        f"{auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]",
+        auc is not None and auc["low"] >= minimum,
+        _UNMEASURED if auc is None else f"{auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]",
         f"lower end at least {minimum:g}",
         "train on more days or better features; look at the slices",
     )
-    if wanted.get("not_worse_than") == "champion":
-        yield _against_champion(evaluation.get("champion"), wanted.get("margin", 0.0))
+    if wanted.get("not_worse_than"):
+        yield _against_champion(evaluation.get("champion"), wanted.get("margin", 0.0), rival)
     yield _recalibration(evaluation.get("recalibration"))
     if ece := settings.get("ece"):
+        found = evaluation.get("ece")
         yield Check(
             "calibration",
-            evaluation["ece"] <= ece["max"],
-            f"ECE {evaluation['ece']:.4f}",
+            found is not None and found <= ece["max"],
+            _UNMEASURED if found is None else f"ECE {found:.4f}",
             f"at most {ece['max']:g}",
             "the scores are no probabilities: train on days more like the test window, or recalibrate",
         )
     if baseline := settings.get("baseline"):
         yield _against_baseline(evaluation.get("baseline"), baseline)
     if slices := settings.get("slices"):
-        yield from _slices(evaluation["slices"], slices)
+        yield from _slices(evaluation.get("slices") or [], slices)
 
 
 def _recalibration(found: Mapping[str, Any] | None) -> Check:
@@ -112,19 +152,23 @@ def _recalibration(found: Mapping[str, Any] | None) -> Check:
     )
 
 
-def _against_champion(champion: Mapping[str, Any] | None, margin: float) -> Check:
+def _against_champion(compared: Mapping[str, Any] | None, margin: float, rival: str | None) -> Check:
+    """The comparison must be with the version that is in production now, not with an earlier one or with none."""
     todo = "keep the champion; look at what the new training days lack"
     limit = f"lower end of the difference at least {-margin:g}"
-    if champion is None:
-        return Check("champion", True, "there is no champion yet", limit, todo)
-    if not champion["comparable"]:
-        lacking = ", ".join(champion["missing"])
-        return Check("champion", False, f"version {champion['version']} needs {lacking}", limit, "keep those columns")
-    gap = champion["difference"]
+    if rival is not None and (compared is None or compared["version"] != rival):
+        found = "was compared with none" if compared is None else f"was compared with version {compared['version']}"
+        return Check("champion", False, f"{found}; version {rival} is the champion", limit, "evaluate again")
+    if compared is None:
+        return Check("champion", True, "there is no other champion", limit, todo)
+    if not compared["comparable"]:
+        lacking = ", ".join(compared["missing"])
+        return Check("champion", False, f"version {compared['version']} needs {lacking}", limit, "keep those columns")
+    gap = compared["difference"]
     return Check(
         "champion",
         gap["low"] >= -margin,
-        f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] against version {champion['version']}",
+        f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] against version {compared['version']}",
         limit,
         todo,
     )
@@ -135,25 +179,29 @@ def _against_baseline(baseline: Mapping[str, Any] | None, wanted: Mapping[str, A
     limit = f"lower end of the difference at least {margin:g}"
     todo = "a table of rates does as well: give the model better features"
     if baseline is None:
-        return Check("baseline", False, "was not measured", limit, "evaluate with a baseline")
+        return Check("baseline", False, _UNMEASURED, limit, "evaluate with a baseline")
     gap = baseline["difference"]
     value = f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] against {baseline['auc']:.4f}"
     return Check("baseline", gap["low"] >= margin, value, limit, todo)
 
 
 def _slices(found: list[dict[str, Any]], wanted: Mapping[str, Any]) -> Iterator[Check]:
+    minimum = wanted.get("min_auc", 0.5)
     for column in wanted["by"]:
         measured = [item for item in found if item["column"] == column and item["rows"] >= wanted.get("min_rows", 0)]
-        limit = f"AUC at least {wanted['min_auc']:g}"
+        limit = f"AUC at least {minimum:g}"
         if not measured:
             yield Check(f"slice {column}", False, "no slice is large enough", limit, "lower gate.slices.min_rows")
         for item in measured:
+            auc = item["auc"]
             yield Check(
                 f"slice {column} = {item['value']}",
-                item["auc"] >= wanted["min_auc"],
-                f"AUC {item['auc']:.4f} on {item['rows']:,} rows",
+                auc is not None and auc >= minimum,
+                f"{'only one label' if auc is None else f'AUC {auc:.4f}'} on {item['rows']:,} rows",
                 limit,
-                "the model fails these rows: look at their features and labels",
+                "the model fails these rows: look at their features and labels"
+                if auc is not None
+                else "lengthen the test window, or raise gate.slices.min_rows",
             )
 
 

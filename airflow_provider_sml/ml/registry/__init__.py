@@ -10,14 +10,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from airflow_provider_sml.errors import ConfigurationError, IntegrityError, require
+from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError, require
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef
 
@@ -32,12 +35,21 @@ TAG = "sml."
 _SAME = 1e-6
 
 # A task that hangs on a dead server for MLflow's default of minutes says nothing; Airflow retries by itself.
-_ENVIRONMENT = {
+# What is None is unset: credentials come from the connection alone, and TLS is verified whatever the environment says.
+_ENVIRONMENT: dict[str, str | None] = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_TRACKING_USERNAME": None,
+    "MLFLOW_TRACKING_PASSWORD": None,
+    "MLFLOW_TRACKING_TOKEN": None,
+    "MLFLOW_TRACKING_INSECURE_TLS": None,
 }
+#: Credentials, by the names that a connection gives them.
+_CREDENTIALS = ("username", "password", "token")
+# MLflow reads its settings from the process's environment, so one thread uses MLflow at a time.
+_lock = threading.RLock()
 
 
 class Registry:
@@ -45,21 +57,29 @@ class Registry:
 
     :param uri: a server's address (``https://...``), a database (``sqlite:///...``), or a folder, in which a database
         and the artefacts are made.
-    :param credentials: user name and password of a server, or a token.
+    :param credentials: ``username`` and ``password`` of a server, or a ``token``.
+    :raises ConfigurationError: when the address holds a password: it would be seen in XCom and in logs.
     """
 
     def __init__(self, uri: str, credentials: Mapping[str, str] | None = None) -> None:
         require("mlflow", "mlflow")
         self._artifacts: str | None = None
+        _refuse_secrets(uri)
         if "://" not in uri:
             folder = Path(uri).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            self._artifacts = f"file://{folder}/artifacts"
+            self._artifacts = (folder / "artifacts").as_uri()
             uri = f"sqlite:///{folder}/mlflow.db"
         self.uri = uri
-        self._environment = _ENVIRONMENT | {
-            f"MLFLOW_TRACKING_{key.upper()}": value for key, value in (credentials or {}).items() if value
-        }
+        given = {key: value for key, value in (credentials or {}).items() if value}
+        if unknown := sorted(set(given) - set(_CREDENTIALS)):
+            raise ConfigurationError(
+                "the credentials of MLflow have unknown parts", expected=", ".join(_CREDENTIALS), found=unknown
+            )
+        self._environment = _ENVIRONMENT | {f"MLFLOW_TRACKING_{key.upper()}": value for key, value in given.items()}
+
+    def __repr__(self) -> str:
+        return f"Registry({self.uri!r})"
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -82,7 +102,13 @@ class Registry:
     def models(self) -> list[str]:
         """Names of the registered models."""
         with self._client() as client:
-            return [model.name for model in client.search_registered_models()]
+            found = []
+            page = client.search_registered_models()
+            while True:
+                found += [model.name for model in page]
+                if not page.token:
+                    return found
+                page = client.search_registered_models(page_token=page.token)
 
     def tags(self, ref: ModelVersionRef) -> dict[str, str]:
         """The version's tags of ours, without their prefix."""
@@ -105,23 +131,19 @@ class Registry:
         import mlflow
 
         with self._client() as client, tempfile.TemporaryDirectory() as temporary:
+            recorded = client.get_model_version(ref.name, ref.version).tags.get(f"{TAG}digest")
             kept = mlflow.artifacts.download_artifacts(
                 run_id=ref.run_id, artifact_path="bundle", dst_path=temporary, tracking_uri=self.uri
             )
             bundle = Bundle.read(Path(kept))
-            recorded = client.get_model_version(ref.name, ref.version).tags.get(f"{TAG}digest")
-            if recorded != bundle.digest:
+            if recorded != bundle.digest or ref.model_id != bundle.model_id:
                 raise IntegrityError(
                     f"{ref.name} version {ref.version} is not what was registered",
-                    expected=recorded,
-                    found=bundle.digest,
+                    expected=f"model {ref.model_id} with digest {recorded}",
+                    found=f"model {bundle.model_id} with digest {bundle.digest}",
                 )
-            if folder is not None and not folder.exists():
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                partial = folder.with_name(folder.name + ".tmp")
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(kept, partial)
-                partial.rename(folder)
+            if folder is not None:
+                _keep(bundle, Path(kept), folder)
         return bundle
 
     # --- writing --------------------------------------------------------------------------------------------------
@@ -142,8 +164,11 @@ class Registry:
         :param example: a few encoded feature rows; MLflow's flavour must score them as the bundle does.
         :param evaluation: its evaluation, logged as metrics and artefacts.
         :param lineage: further tags, such as the DAG run.
+        :raises DataError: when the example has no row.
         :raises IntegrityError: when the stored model scores the example differently.
         """
+        if not len(example):
+            raise DataError(f"the input example of {name} has no row", expected="a few feature rows", found="none")
         bundle = Bundle.read(Path(model.uri))
         with self._client() as client:
             version = self._registered(client, name, model.model_id)
@@ -168,24 +193,24 @@ class Registry:
 
     @contextmanager
     def _client(self) -> Iterator[MlflowClient]:
-        """A client; MLflow takes its credentials and time-outs from the environment only."""
+        """A client; MLflow takes its credentials and time-outs from the environment only.
+
+        They stand there while the block runs, for the whole process; other threads' blocks wait until it has ended.
+        """
         import mlflow
 
-        before = {key: os.environ.get(key) for key in self._environment}
-        tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-        os.environ.update(self._environment)
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        try:
-            yield mlflow.MlflowClient(self.uri, self.uri)
-        finally:
-            mlflow.set_tracking_uri(tracking)
-            mlflow.set_registry_uri(registry)
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
+        with _lock:
+            before = {key: os.environ.get(key) for key in self._environment}
+            tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+            try:
+                _set(self._environment)
+                mlflow.set_tracking_uri(self.uri)
+                mlflow.set_registry_uri(self.uri)
+                yield mlflow.MlflowClient(self.uri, self.uri)
+            finally:
+                mlflow.set_tracking_uri(tracking)
+                mlflow.set_registry_uri(registry)
+                _set(before)
 
     def _ref(self, version: ModelVersion) -> ModelVersionRef:
         model_id = version.tags.get(f"{TAG}model_id")
@@ -212,16 +237,14 @@ class Registry:
         evaluation: EvaluationRef | None,
         lineage: dict[str, str],
     ) -> ModelVersion:
+        """Log a run and make a version of it; a run of the same model that a crash cut short is finished instead."""
         import mlflow
-        from mlflow.exceptions import MlflowException
 
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            experiment_id = client.create_experiment(name, artifact_location=self._artifacts)
-        else:
-            experiment_id = experiment.experiment_id
+        experiment_id = self._experiment(client, name)
         tags = _tags(bundle, lineage)
-        with mlflow.start_run(experiment_id=experiment_id, run_name=f"{name}-{bundle.model_id}", tags=tags) as run:
+        begun = client.search_runs([experiment_id], f"tags.`{TAG}model_id` = '{bundle.model_id}'", max_results=1)
+        which: dict[str, Any] = {"run_id": begun[0].info.run_id} if begun else {"experiment_id": experiment_id}
+        with mlflow.start_run(**which, run_name=f"{name}-{bundle.model_id}", tags=tags) as run:
             mlflow.log_params({key: str(value) for key, value in bundle.lineage.get("params", {}).items()})
             mlflow.log_params({"rounds_kept": bundle.rounds, "features": len(bundle.dataset.features)})
             if evaluation is not None:
@@ -230,15 +253,26 @@ class Registry:
             with tempfile.TemporaryDirectory() as temporary:
                 bundle.write(Path(temporary) / "bundle")
                 mlflow.log_artifacts(str(Path(temporary) / "bundle"), "bundle")
+            for half in client.search_logged_models([experiment_id], f"source_run_id = '{run.info.run_id}'"):
+                client.delete_logged_model(half.model_id)
             logged = self._log_flavour(bundle, example)
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        _once(client.create_registered_model, name)
         return client.create_model_version(
             name, source=logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
         )
+
+    def _experiment(self, client: MlflowClient, name: str) -> str:
+        """Id of the model's experiment; it is made when it is not there."""
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            _once(client.create_experiment, name, artifact_location=self._artifacts)
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
+            raise ConfigurationError(
+                f"the MLflow experiment {name} was deleted", expected="an active one", found="deleted",
+                todo=f"restore it: mlflow experiments restore --experiment-id {getattr(experiment, 'experiment_id', '?')}",
+            )  # fmt: skip
+        return str(experiment.experiment_id)
 
     def _log_flavour(self, bundle: Bundle, example: np.ndarray) -> Any:
         """Log the model in MLflow's XGBoost flavour, load it back, and hold its scores against the bundle's."""
@@ -265,8 +299,17 @@ class Registry:
             ],
             metadata={"sml_model_id": bundle.model_id, "sml_digest": bundle.digest},
         )
-        stored = mlflow.pyfunc.load_model(logged.model_uri).predict(frame)
-        worst = float(np.max(np.abs(np.asarray(stored, dtype=float) - scores)))
+        # MLflow only warns when it cannot store the example, so what it stored is read back and scored.
+        stored = mlflow.pyfunc.load_model(logged.model_uri)
+        kept = stored.input_example
+        if kept is None or list(kept.columns) != names or len(kept) != len(frame):
+            raise IntegrityError(
+                f"MLflow did not store the input example of {bundle.model_id}",
+                expected=f"{len(frame)} rows of {', '.join(names)}",
+                found="none" if kept is None else f"{len(kept)} rows of {', '.join(map(str, kept.columns))}",
+            )
+        found = np.asarray(stored.predict(kept.astype(np.float32)), dtype=float)
+        worst = float(np.max(np.abs(found - scores)))
         if not worst <= _SAME:
             raise IntegrityError(
                 f"the stored model {bundle.model_id} scores its example differently",
@@ -274,6 +317,51 @@ class Registry:
                 found=worst,
             )
         return logged
+
+
+def _refuse_secrets(uri: str) -> None:
+    if "://" in uri and urlsplit(uri).password is not None:
+        raise ConfigurationError(
+            "the address of MLflow holds a password",
+            expected="an address without a password",
+            found=f"{urlsplit(uri).scheme}://...@{urlsplit(uri).hostname}",
+            todo="put user name and password into a connection of type mlflow, and change the password",
+        )
+
+
+def _set(environment: Mapping[str, str | None]) -> None:
+    for key, value in environment.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
+
+def _once(create: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+    """Create something, or find that somebody else has."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        create(*arguments, **named)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _keep(bundle: Bundle, source: Path, folder: Path) -> None:
+    """Copy a bundle to its place, whole or not at all; what lies there already is replaced only when it differs."""
+    try:
+        if Bundle.read(folder) == bundle:
+            return
+    except IntegrityError:
+        shutil.rmtree(folder, ignore_errors=True)
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        shutil.copytree(source, partial)
+        if not folder.exists():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _tags(bundle: Bundle, lineage: Mapping[str, str]) -> dict[str, str]:

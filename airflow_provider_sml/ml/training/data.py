@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,22 @@ import pyarrow.parquet as pq
 from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml.bundle import feature_types
 from airflow_provider_sml.ml.contract import LABEL, Feature
+from airflow_provider_sml.ml.expressions import physical
+from airflow_provider_sml.ml.expressions.vectors import Vector
 from airflow_provider_sml.ml.sampling.methods import WEIGHT
 
 if TYPE_CHECKING:
     import xgboost
+
+_ARROW = {
+    "int": pa.int64(), "double": pa.float64(), "string": pa.string(), "boolean": pa.bool_(),
+    "timestamp": pa.timestamp("us"), "date": pa.date32(),
+}  # fmt: skip
+_FILL: dict[str, Any] = {
+    "int": 0, "double": 0.0, "string": "", "boolean": False, "timestamp": dt.datetime(1970, 1, 1),
+    "date": dt.date(1970, 1, 1),
+}  # fmt: skip
+_NUMPY: dict[str, Any] = {"timestamp": "datetime64[us]", "date": "datetime64[D]", "boolean": np.bool_}
 
 
 def weights(path: Path) -> np.ndarray | None:
@@ -71,6 +84,38 @@ def matrix(table: pa.Table, features: Sequence[Feature]) -> np.ndarray:
             column = pc.index_in(column.cast(pa.string()), value_set=pa.array(feature.categories))
         out[:, position] = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
     return out
+
+
+def vectors(table: pa.Table, columns: Mapping[str, str]) -> dict[str, Vector]:
+    """Raw columns of a table, for a scorer that computes its features itself.
+
+    :param table: rows of the lake.
+    :param columns: type of each column, joined ones as ``join.column``: a scorer's ``columns``.
+    :raises DataError: when the table lacks one, or holds values that are not of its type.
+    """
+    missing = missing_columns(table, columns)
+    if missing:
+        raise DataError(
+            "the rows lack columns that the model needs",
+            expected=", ".join(columns),
+            found=f"no {', '.join(missing)}",
+            todo="ingest the days again with these columns, or train a new model",
+        )
+    found = {}
+    for name, kind in columns.items():
+        try:
+            column = table.column(physical(name)).cast(_ARROW[kind])
+        except pa.ArrowInvalid as error:
+            raise DataError(f"the column {name} does not fit the model", expected=kind, found=error) from error
+        null = column.is_null().to_numpy()
+        values = pc.fill_null(column, pa.scalar(_FILL[kind], _ARROW[kind])).to_numpy()
+        found[name] = Vector(values.astype(_NUMPY.get(kind, values.dtype)), null)
+    return found
+
+
+def missing_columns(table: pa.Table, columns: Iterable[str]) -> list[str]:
+    """Raw columns, joined ones as ``join.column``, that a table lacks."""
+    return [name for name in columns if physical(name) not in table.column_names]
 
 
 def iterator(paths: Sequence[Path], features: Sequence[Feature]) -> xgboost.DataIter:

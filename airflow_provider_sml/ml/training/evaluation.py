@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml.bundle import Bundle, Scorer, recalibrate
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.expressions import identifier
@@ -46,10 +46,12 @@ def evaluate(
     :param min_rows: smallest slice that is measured.
     :param champion: the version that is in production, and its model.
     :raises ConfigurationError: when a column is not in the sample.
+    :raises DataError: when the test rows do not allow a measure.
     """
-    test = pa.concat_tables([pq.read_table(path) for path in split_files(sample, "test")])
+    files = split_files(sample, "test")
+    test = pa.concat_tables([pq.read_table(path, partitioning=None) for path in files]) if files else pa.table({})
+    labels = _labels(test, sample)
     _known([*baseline, *slices], test.column_names)
-    labels = test.column(LABEL).to_numpy().astype(float)
     raw = Scorer(bundle).raw_scores(data.matrix(test, bundle.dataset.feature_list))
     scores = recalibrate(raw, bundle.recalibration or 1.0)
     interval = metrics.auc_interval(labels, scores)
@@ -77,18 +79,7 @@ def evaluate(
         "champion": None,
     }
     if champion is not None:
-        version, other = champion
-        missing = [f.name for f in other.dataset.feature_list if f.name not in test.column_names]
-        if missing:
-            result["champion"] = {"version": version, "comparable": False, "missing": missing}
-        else:
-            theirs = Scorer(other).score_features(data.matrix(test, other.dataset.feature_list))
-            result["champion"] = {
-                "version": version,
-                "comparable": True,
-                "auc": metrics.auc(labels, theirs),
-                "difference": asdict(metrics.auc_difference(labels, scores, theirs)),
-            }
+        result["champion"] = _against(test, labels, scores, *champion)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1))
     (folder / "evaluation.html").write_text(_page(result))
@@ -102,6 +93,35 @@ def evaluate(
         baseline_auc=round(result["baseline"]["auc"], 6) if result["baseline"] else None,
         ece=round(result["ece"], 6),
     )
+
+
+def _labels(test: pa.Table, sample: SampleRef) -> np.ndarray:
+    """The labels of the test rows; both of them must be there."""
+    labels = test.column(LABEL).to_numpy().astype(float) if test.num_rows else np.array([])
+    zeros, ones = int((labels == 0).sum()), int((labels == 1).sum())
+    if not zeros or not ones or zeros + ones < len(labels):
+        raise DataError(
+            f"the test rows of sample {sample.sample_id} do not allow an evaluation",
+            expected="both labels, 0 and 1, and nothing else",
+            found=f"{zeros:,} rows with 0, {ones:,} with 1, {len(labels) - zeros - ones:,} with another value or none",
+            todo="lengthen the test window",
+        )
+    return labels
+
+
+def _against(test: pa.Table, labels: np.ndarray, scores: np.ndarray, version: str, champion: Bundle) -> dict[str, Any]:
+    """The champion on the same rows. It computes its features itself: a feature of the same name may have changed."""
+    scorer = Scorer(champion)
+    missing = data.missing_columns(test, scorer.columns)
+    if missing:
+        return {"version": version, "comparable": False, "missing": missing}
+    theirs = scorer.score(data.vectors(test, scorer.columns))
+    return {
+        "version": version,
+        "comparable": True,
+        "auc": metrics.auc(labels, theirs),
+        "difference": asdict(metrics.auc_difference(labels, scores, theirs)),
+    }
 
 
 def _known(names: Sequence[str], columns: Sequence[str]) -> None:
@@ -118,19 +138,21 @@ def _baseline(
     """The label's rate of each group in the training rows; an unseen group gets the overall rate."""
     import duckdb
 
-    keys = ", ".join(identifier(name, "duckdb") for name in by)
+    train = [str(path) for path in split_files(sample, "train")]
+    rows = test.select(list(by)).rename_columns([f"by_{n}" for n in range(len(by))])
+    rows = rows.append_column("position", pa.array(range(test.num_rows)))
+    keys = ", ".join(f"{identifier(name, 'duckdb')} AS by_{n}" for n, name in enumerate(by))
+    # NULL is a group like any other.
+    same = " AND ".join(f"r.by_{n} IS NOT DISTINCT FROM t.by_{n}" for n in range(len(by)))
+    source = "read_parquet(?, hive_partitioning=false)"
     with duckdb.connect() as connection:
         connection.execute(
-            f"CREATE TEMP TABLE rates AS SELECT {keys}, avg({LABEL}) AS rate FROM read_parquet(?) GROUP BY {keys}",
-            [[str(path) for path in split_files(sample, "train")]],
+            f"CREATE TEMP TABLE rates AS SELECT {keys}, avg({LABEL}) AS rate FROM {source} GROUP BY ALL", [train]
         )
-        overall = connection.execute(
-            f"SELECT avg({LABEL}) FROM read_parquet(?)", [[str(path) for path in split_files(sample, "train")]]
-        ).fetchall()
-        rows = test.select(list(by)).append_column("position", pa.array(range(test.num_rows)))
+        overall = connection.execute(f"SELECT avg({LABEL}) FROM {source}", [train]).fetchall()
         connection.register("test_rows", rows)
         found = connection.execute(
-            f"SELECT coalesce(rate, ?) AS rate FROM test_rows LEFT JOIN rates USING ({keys}) ORDER BY position",
+            f"SELECT coalesce(r.rate, ?) AS rate FROM test_rows t LEFT JOIN rates r ON {same} ORDER BY t.position",
             [overall[0][0]],
         ).fetchnumpy()["rate"]
     rates = np.asarray(found, dtype=float)
@@ -145,9 +167,10 @@ def _baseline(
 def _slices(
     test: pa.Table, labels: np.ndarray, scores: np.ndarray, by: Sequence[str], min_rows: int
 ) -> list[dict[str, Any]]:
+    """The measures within each value of some columns; a slice of one class has no AUC."""
     found = []
     for name in by:
-        values = np.array([str(value) for value in test.column(name).to_pylist()])
+        values = np.array(["NULL" if value is None else str(value) for value in test.column(name).to_pylist()])
         for value in sorted(set(values)):
             inside = values == value
             if inside.sum() >= min_rows:
@@ -157,11 +180,16 @@ def _slices(
                         "value": value,
                         "rows": int(inside.sum()),
                         "label_rate": float(labels[inside].mean()),
-                        "auc": metrics.auc(labels[inside], scores[inside]),
+                        "auc": _number(metrics.auc(labels[inside], scores[inside])),
                         "ece": metrics.ece(labels[inside], scores[inside]),
                     }
                 )
     return found
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else value
 
 
 def _page(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +17,31 @@ def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = Non
     :param weights: shape (n,); None for equal ones.
     :returns: 0 to 1; NaN when a class is missing.
     """
-    weights = np.ones(len(labels)) if weights is None else weights
-    order = np.argsort(scores, kind="stable")
-    ordered, positive = scores[order], labels[order] == 1
-    weight = weights[order]
-    # Rows of one score share a group; a positive beats all negative weight below its group and half of that in it.
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    up = np.add.reduceat(np.where(positive, weight, 0.0), starts)
-    down = np.add.reduceat(np.where(positive, 0.0, weight), starts)
-    total = up.sum() * down.sum()
-    if total == 0:
-        return float("nan")
-    below = np.cumsum(down) - down
-    return float((up * (below + down / 2)).sum() / total)
+    return _Ranking(labels, scores).auc(weights)
+
+
+class _Ranking:
+    """Rows in the order of their scores, sorted once for all the weights that a bootstrap draws."""
+
+    def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
+        self._order = np.argsort(scores, kind="stable")
+        ordered = scores[self._order]
+        self._positive = labels[self._order] == 1
+        # Rows of one score share a group.
+        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(scores) else np.array([], int)
+
+    def auc(self, weights: np.ndarray | None = None) -> float:
+        weight = np.ones(len(self._order)) if weights is None else weights[self._order]
+        if not len(weight):
+            return float("nan")
+        # A positive row beats all negative weight below its group and half of that in it.
+        up = np.add.reduceat(np.where(self._positive, weight, 0.0), self._starts)
+        down = np.add.reduceat(np.where(self._positive, 0.0, weight), self._starts)
+        total = up.sum() * down.sum()
+        if total == 0:
+            return float("nan")
+        below = np.cumsum(down) - down
+        return float((up * (below + down / 2)).sum() / total)
 
 
 def log_loss(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -81,23 +94,28 @@ def auc_interval(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, see
     :param repeats: bootstrap draws.
     :param seed: of the draws.
     """
-    drawn = [auc(labels, scores, weights) for weights in _draws(len(labels), repeats, seed)]
-    return _interval(auc(labels, scores), drawn)
+    ranking = _Ranking(labels, scores)
+    return _interval(ranking.auc(), [ranking.auc(weights) for weights in _draws(len(labels), repeats, seed)])
 
 
 def auc_difference(
     labels: np.ndarray, scores: np.ndarray, others: np.ndarray, repeats: int = 200, seed: int = 7
 ) -> Interval:
     """Difference of two models' AUC on the same rows, ``scores`` minus ``others``, by a paired bootstrap."""
-    drawn = [auc(labels, scores, w) - auc(labels, others, w) for w in _draws(len(labels), repeats, seed)]
-    return _interval(auc(labels, scores) - auc(labels, others), drawn)
+    ours, theirs = _Ranking(labels, scores), _Ranking(labels, others)
+    drawn = [ours.auc(weights) - theirs.auc(weights) for weights in _draws(len(labels), repeats, seed)]
+    return _interval(ours.auc() - theirs.auc(), drawn)
 
 
-def _draws(rows: int, repeats: int, seed: int) -> list[np.ndarray]:
+def _draws(rows: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+    """Weights one draw after the other: all at once would take gigabytes for a million rows."""
     generator = np.random.default_rng(seed)
-    return [np.bincount(generator.integers(0, rows, rows), minlength=rows).astype(float) for _ in range(repeats)]
+    for _ in range(repeats):
+        yield np.bincount(generator.integers(0, rows, rows), minlength=rows).astype(float)
 
 
 def _interval(value: float, drawn: list[float]) -> Interval:
+    if np.isnan(drawn).all():
+        return Interval(value, float("nan"), float("nan"))
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Interval(value, float(low), float(high))

@@ -1,0 +1,275 @@
+"""Measures against scikit-learn's, and the evaluation of a model on rows it has not seen."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
+
+from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.contract import LABEL
+from airflow_provider_sml.ml.sampling import split_files
+from airflow_provider_sml.ml.training import data, metrics
+from airflow_provider_sml.ml.training.evaluation import evaluate
+from tests import shops
+from tests.ml.test_lake_shops import DATASET, fit, stored_day
+from tests.trained import DAYS, make_sample, rows_of
+
+
+def draw(rows=500, seed=1, ties=False):
+    """Labels, scores that know something of them, and weights."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, rows).astype(float)
+    scores = np.clip(random.normal(0.4 + 0.2 * labels, 0.2), 0, 1)
+    return labels, np.round(scores, 1) if ties else scores, random.integers(0, 4, rows).astype(float)
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_measures_are_those_of_scikit_learn(seed, ties):
+    labels, scores, weights = draw(seed=seed, ties=ties)
+    assert metrics.auc(labels, scores) == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-12)
+    weighted = reference.roc_auc_score(labels, scores, sample_weight=weights)
+    assert metrics.auc(labels, scores, weights) == pytest.approx(weighted, abs=1e-12)
+    assert metrics.log_loss(labels, scores) == pytest.approx(
+        reference.log_loss(labels, np.clip(scores, 1e-15, 1 - 1e-15)), rel=1e-9
+    )
+    assert metrics.brier(labels, scores) == pytest.approx(reference.brier_score_loss(labels, scores), abs=1e-12)
+
+
+def test_the_reliability_is_that_of_scikit_learn():
+    labels, scores, _ = draw(2000)
+    rates, means = calibration_curve(labels, scores, n_bins=10, strategy="uniform")
+    found = metrics.reliability(labels, scores)
+    assert [bucket["rate"] for bucket in found] == pytest.approx(rates)
+    assert [bucket["score"] for bucket in found] == pytest.approx(means)
+    rows = np.histogram(scores, bins=10, range=(0, 1))[0]
+    assert [bucket["rows"] for bucket in found] == [n for n in rows if n]
+    assert metrics.ece(labels, scores) == pytest.approx((np.abs(rates - means) * rows[rows > 0]).sum() / 2000)
+
+
+def test_the_ends_of_the_scores():
+    labels, scores = np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 1.0])
+    assert (metrics.auc(labels, scores), metrics.brier(labels, scores), metrics.ece(labels, scores)) == (1, 0, 0)
+    assert 0 < metrics.log_loss(labels, scores) < 1e-14
+    assert [bucket["to"] for bucket in metrics.reliability(labels, scores)] == [0.1, 1.0]
+    assert metrics.log_loss(labels, 1 - scores) == pytest.approx(-np.log(1e-15), rel=1e-3)
+
+
+def test_one_class_has_no_auc():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
+        assert np.isnan(metrics.auc(np.array([]), np.array([])))
+        interval = metrics.auc_interval(np.zeros(4), np.arange(4.0))
+    assert np.isnan([interval.value, interval.low, interval.high]).all()
+
+
+def test_equal_scores_are_a_coin():
+    labels, _, _ = draw()
+    assert metrics.auc(labels, np.full(len(labels), 0.3)) == 0.5
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    inside = 0
+    truth = 0.760  # of two normals 0.2 apart with deviation 0.2: Phi(1 / sqrt 2)
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        labels = random.integers(0, 2, 300).astype(float)
+        found = metrics.auc_interval(labels, random.normal(0.2 * labels, 0.2), repeats=100)
+        inside += found.low <= truth <= found.high
+    assert 50 <= inside <= 60
+
+
+def test_intervals_are_the_same_whenever_asked_and_narrow_with_rows():
+    few, many = draw(200), draw(5000)
+    assert metrics.auc_interval(*few[:2]) == metrics.auc_interval(*few[:2])
+    assert metrics.auc_interval(*few[:2]) != metrics.auc_interval(*few[:2], seed=8)
+    widths = [found.high - found.low for found in (metrics.auc_interval(*rows[:2]) for rows in (few, many))]
+    assert widths[1] < widths[0] / 3
+
+
+def test_the_difference_is_paired():
+    labels, scores, _ = draw(400)
+    nothing = metrics.auc_difference(labels, scores, scores)
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    worse = scores + np.random.default_rng(3).normal(0, 0.3, len(scores))
+    found = metrics.auc_difference(labels, scores, worse)
+    assert found.value == pytest.approx(
+        reference.roc_auc_score(labels, scores) - reference.roc_auc_score(labels, worse)
+    )
+    assert 0 < found.low < found.value < found.high
+    turned = metrics.auc_difference(labels, worse, scores)
+    assert (turned.value, turned.low) == pytest.approx((-found.value, -found.high))
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(shop_model):
+    return Bundle.read(Path(shop_model.uri))
+
+
+def read(found):
+    return json.loads((Path(found.uri) / "evaluation.json").read_text())
+
+
+def strict(text):
+    """JSON without the NaN that Python alone reads."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def rows(sample, split="test"):
+    return pa.concat_tables([pq.read_table(path) for path in split_files(sample, split)])
+
+
+def test_the_figures_are_those_of_the_test_rows(bundle, shop_sample, tmp_path):
+    found = evaluate(bundle, shop_sample, tmp_path / "one", baseline=["city"], slices=["city"], min_rows=50)
+    result, table = read(found), rows(shop_sample)
+    labels = table.column(LABEL).to_numpy()
+    scores = Scorer(bundle).score_features(data.matrix(table, DATASET.feature_list))
+    assert found.rows == result["rows"] == len(labels) == 360
+    assert found.auc == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-6)
+    assert found.auc_low < found.auc < found.auc_high and found.auc_low > 0.5
+    assert result["log_loss"] == pytest.approx(reference.log_loss(labels, scores))
+    assert (result["label_rate"], result["mean_score"]) == pytest.approx((labels.mean(), scores.mean()))
+    assert result["window"] == [str(DAYS[14]), str(DAYS[16])] and result["champion"] is None
+    assert found.model_id == bundle.model_id
+    cities = np.array(table.column("city").to_pylist())
+    assert [(s["column"], s["value"]) for s in result["slices"]] == [("city", name) for name in sorted(set(cities))]
+    for part in result["slices"]:
+        inside = cities == part["value"]
+        assert part["rows"] == inside.sum()
+        assert part["auc"] == pytest.approx(reference.roc_auc_score(labels[inside], scores[inside]))
+    again = evaluate(bundle, shop_sample, tmp_path / "two", baseline=["city"], slices=["city"], min_rows=50)
+    assert replace(again, uri=found.uri) == found and read(again) == result
+
+
+def test_the_page_shows_the_figures_and_runs_nothing(bundle, shop_sample, tmp_path):
+    found = evaluate(replace(bundle, name="<b>orders</b>"), shop_sample, tmp_path, baseline=["city"], slices=["city"])
+    page = (tmp_path / "evaluation.html").read_text()
+    assert f"{found.auc:.4f}" in page and "AUC of the rates by city" in page
+    assert "<b>orders" not in page and "&lt;b&gt;orders" in page and "<script" not in page
+
+
+def test_the_baseline_is_the_rate_of_each_group(bundle, tmp_path):
+    def table(cities, labels, day=0):
+        some = stored_day(DAYS[day], len(cities))
+        where = {name: some.column_names.index(name) for name in ("city", LABEL)}
+        some = some.set_column(where["city"], "city", pa.array(cities, pa.string()))
+        return some.set_column(where[LABEL], LABEL, pa.array(labels, pa.int64()))
+
+    # Bern 1 of 4, Oslo 3 of 4, unknown 4 of 4; Rome is new and gets 8 of 12
+    train = table(["Bern"] * 4 + ["Oslo"] * 4 + [None] * 4, [0, 0, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1])
+    cities, labels = ["Bern", "Bern", "Oslo", "Oslo", None, "Rome"], [0, 1, 1, 0, 1, 0]
+    sample = make_sample(tmp_path / "sample", {"train": train, "validate": train, "test": table(cities, labels, 1)})
+    order = rows(sample).column("city").to_pylist()
+    rates = {"Bern": 1 / 4, "Oslo": 3 / 4, None: 1.0, "Rome": 8 / 12}
+    expected = np.array([rates[city] for city in order])
+    result = read(evaluate(bundle, sample, tmp_path / "out", baseline=["city"]))
+    truth = rows(sample).column(LABEL).to_numpy()
+    assert result["baseline"]["auc"] == pytest.approx(reference.roc_auc_score(truth, expected))
+    assert result["baseline"]["log_loss"] == pytest.approx(metrics.log_loss(truth, expected))
+
+
+@pytest.mark.parametrize("name", ["rate", "position", "by_0"])
+def test_a_baseline_by_a_column_of_an_unlucky_name(bundle, tmp_path, name):
+    table = rows_of(0, 2).append_column(name, pa.array([n % 3 for n in range(240)]))
+    sample = make_sample(tmp_path / "sample", {"train": table, "validate": table, "test": table})
+    result = read(evaluate(bundle, sample, tmp_path / "out", baseline=[name, "city"]))
+    assert result["baseline"]["by"] == [name, "city"] and 0.5 < result["baseline"]["auc"] < 0.7
+
+
+def test_slices_of_one_class_or_no_value_are_told(bundle, tmp_path):
+    table = rows_of(0, 3)
+    where, labels = table.column_names.index("city"), table.column(LABEL).to_numpy()
+    cities = ["Bern" if label else "Oslo" if n % 2 else None for n, label in enumerate(labels)]
+    table = table.set_column(where, "city", pa.array(cities, pa.string()))
+    sample = make_sample(tmp_path / "sample", {"train": table, "validate": table, "test": table})
+    found = evaluate(bundle, sample, tmp_path / "out", slices=["city"], min_rows=10)
+    result = strict((tmp_path / "out" / "evaluation.json").read_text())
+    assert [part["value"] for part in result["slices"]] == ["Bern", "NULL", "Oslo"]
+    assert [part["auc"] for part in result["slices"]] == [None] * 3
+    assert found.auc > 0
+
+
+def test_small_slices_are_left_out(bundle, shop_sample, tmp_path):
+    assert read(evaluate(bundle, shop_sample, tmp_path, slices=["city"], min_rows=500))["slices"] == []
+
+
+@pytest.mark.parametrize("kind", ["baseline", "slices"])
+def test_columns_that_are_not_there(bundle, shop_sample, tmp_path, kind):
+    with pytest.raises(ConfigurationError, match=r"unknown columns(.|\n)*city(.|\n)*found: colour"):
+        evaluate(bundle, shop_sample, tmp_path / "out", **{kind: ["city", "colour"]})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("labels", "found"), [([0] * 120, "120 rows with 0, 0 with 1"), ([], "0 rows with 0")])
+def test_test_rows_that_allow_no_evaluation(bundle, tmp_path, labels, found):
+    table = rows_of(0, 1).slice(0, len(labels))
+    where = table.column_names.index(LABEL)
+    table = table.set_column(where, LABEL, pa.array(labels, pa.int64()))
+    sample = make_sample(tmp_path / "sample", {"train": rows_of(0, 1), "validate": rows_of(0, 1), "test": table})
+    with pytest.raises(DataError, match=found):
+        evaluate(bundle, sample, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_an_equals_sign_in_its_name(bundle, tmp_path):
+    splits = {"train": rows_of(0, 2), "validate": rows_of(2, 3), "test": rows_of(3, 4)}
+    sample = make_sample(tmp_path / "city=3" / "sample", splits)
+    assert evaluate(bundle, sample, tmp_path / "out", baseline=["city"], slices=["city"], min_rows=10).rows == 120
+
+
+# --- against the champion ---------------------------------------------------------------------------------------------
+
+
+def test_the_champion_is_measured_on_the_same_rows(bundle, shop_sample, tmp_path):
+    weak = fit(rows_of(0, 1), rounds=1)
+    result = read(evaluate(bundle, shop_sample, tmp_path, champion=("3", weak)))
+    table = rows(shop_sample)
+    labels = table.column(LABEL).to_numpy()
+    theirs = Scorer(weak).score_features(data.matrix(table, DATASET.feature_list))
+    champion = result["champion"]
+    assert champion["version"] == "3" and champion["comparable"]
+    assert champion["auc"] == pytest.approx(reference.roc_auc_score(labels, theirs))
+    assert champion["difference"]["value"] == pytest.approx(result["auc"]["value"] - champion["auc"])
+    itself = read(evaluate(bundle, shop_sample, tmp_path, champion=("4", bundle)))
+    assert itself["champion"]["difference"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_champion_whose_feature_meant_something_else_is_scored_by_its_own_meaning(bundle, shop_sample, tmp_path):
+    features = dict(DATASET.features) | {"rain": "0 - weather.rain"}
+    older = shops.make_spec(Path("/nowhere"), features=features).dataset
+    champion = fit(stored(older), dataset=older)
+    result = read(evaluate(bundle, shop_sample, tmp_path, champion=("1", champion)))
+    same = fit(stored(DATASET))
+    twin = read(evaluate(bundle, shop_sample, tmp_path, champion=("1", same)))
+    assert result["champion"]["auc"] == pytest.approx(twin["champion"]["auc"], abs=0.03)
+    assert result["champion"]["auc"] > 0.55
+
+
+def stored(dataset):
+    return pa.concat_tables([stored_day(day, 200, dataset=dataset) for day in DAYS[:8]])
+
+
+def test_a_champion_that_needs_a_column_that_is_gone_cannot_be_compared(bundle, tmp_path):
+    table = rows_of(0, 2)
+    champion = fit(table)
+    less = {name: text for name, text in DATASET.features.items() if name != "rain"}
+    newer = fit(table, dataset=shops.make_spec(Path("/nowhere"), features=less).dataset)
+    table = table.drop_columns(["rain", "weather__rain"])
+    sample = make_sample(tmp_path / "sample", {"train": table, "validate": table, "test": table})
+    result = read(evaluate(newer, sample, tmp_path / "out", champion=("7", champion)))
+    assert result["champion"] == {"version": "7", "comparable": False, "missing": ["weather.rain"]}
