@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["airflow_provider_sml.testing.plugin", "airflow_provider_sml.testing.clouds", "tests.trained"]
+pytest_plugins = [
+    "airflow_provider_sml.testing.plugin",
+    "airflow_provider_sml.testing.clouds",
+    "tests.trained",
+    "tests.mlflow_server",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_sml.errors import SmlError
-from airflow_provider_sml.refs import Ref
+from airflow_provider_sml.errors import ConfigurationError, SmlError
+from airflow_provider_sml.refs import ModelVersionRef, Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -61,3 +62,18 @@ def announce(context: Context, extra: dict[str, Any]) -> None:
     """Put facts on the events of the task's outlets, for the DAGs that they start."""
     for outlet in context["task"].outlets:
         context["outlet_events"][outlet].extra.update(extra)
+
+
+def sample_of(version: ModelVersionRef, tags: Mapping[str, str]) -> str:
+    """Where the sample of a version lies.
+
+    :raises ConfigurationError: when the version was registered without it.
+    """
+    if "sample_uri" not in tags:
+        raise ConfigurationError(
+            f"{version.name} version {version.version} does not say which sample it was trained on",
+            expected="the tag sml.sample_uri",
+            found="none",
+            todo="register it by RegisterModelOperator",
+        )
+    return tags["sample_uri"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
-from airflow_provider_sml.operators.base import SmlOperator, announce
+from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
 from airflow_provider_sml.refs import EndpointRef, ModelVersionRef
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class DeployModelOperator(SmlOperator):
         endpoint = LocalEndpoint(root, self.endpoint or self.name, int(self.port))
         folder = root / endpoint.name / "models" / version.model_id
         bundle = registry.bundle(version, folder)
-        rows, scores = stored_rows(bundle, Path(registry.tags(version)["sample_uri"]), self.parity_rows)
+        rows, scores = stored_rows(bundle, Path(sample_of(version, registry.tags(version))), self.parity_rows)
         if endpoint.serves(version.version, version.model_id):
             self.log.info("version %s serves already", version.version)
             checked = check_parity(endpoint.url, rows, scores)
@@ -100,13 +100,19 @@ class DeployModelOperator(SmlOperator):
         from airflow_provider_sml.ml.registry import CHALLENGER
 
         if self.version and not str(self.version).isdigit():
-            return ModelVersionRef.load(self.version)
-        wanted = {"version": str(self.version)} if self.version else {"alias": CHALLENGER}
+            given = ModelVersionRef.load(self.version)
+            if given.name != self.name:
+                raise ConfigurationError(
+                    "the version is of another model", expected=f"a version of {self.name}", found=given.name
+                )
+            wanted = {"version": given.version}
+        else:
+            wanted = {"version": str(self.version)} if self.version else {"alias": CHALLENGER}
         found = registry.version(self.name, **wanted)
         if found is None:
             raise ConfigurationError(
                 f"{self.name} has no version to deploy",
-                expected=f"version {self.version}" if self.version else f"one with the alias {CHALLENGER}",
+                expected=" ".join(["one with the", *wanted, *wanted.values()]),
                 found="none",
                 todo="train and register one first",
             )

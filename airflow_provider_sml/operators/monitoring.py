@@ -16,7 +16,7 @@ from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.quantities import duration
-from airflow_provider_sml.operators.base import SmlOperator, announce
+from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
 from airflow_provider_sml.refs import ModelVersionRef, ReportRef, SnapshotRef
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class DriftReportOperator(_ChampionOperator):
 
     :param share: share of the columns that must have drifted for a night of drift.
     :param numeric: limit for numbers: Wasserstein distance in standard deviations.
-    :param category: limit for categories: Jensen-Shannon distance, 0 to 1.
+    :param category: limit for categories: Jensen-Shannon distance (natural logarithm), 0 to 0.83.
     :param rows: rows drawn from each side at most.
     :param leave_out: features that are not compared.
     :param label_known_after: how long after the event its label is known.
@@ -151,7 +151,7 @@ class DriftReportOperator(_ChampionOperator):
         lake = LakeHook(self.lake).get_conn()
         table = self.table or self.name
         limits = drift.Limits(self.share, self.numeric, self.category, self.rows)
-        reference = predictions.scored(predictions.reference_rows(Path(tags["sample_uri"])), scorer)
+        reference = predictions.scored(predictions.reference_rows(Path(sample_of(version, tags))), scorer)
         folder = Path(self.reports or f"{home()}/reports") / self.name / "nights"
         delay = dt.timedelta(days=math.ceil(duration(self.label_known_after) / dt.timedelta(days=1)))
         report = None

@@ -34,7 +34,7 @@ class Limits:
 
     :param share: share of the columns that must have drifted.
     :param numeric: Wasserstein distance in standard deviations of the reference.
-    :param category: Jensen-Shannon distance, 0 to 1.
+    :param category: Jensen-Shannon distance (natural logarithm), 0 to 0.83.
     :param rows: rows drawn from each side at most.
     """
 
@@ -76,23 +76,20 @@ def report(
             raise DataError(f"{model}, {day}: the {side} has no rows", expected="at least one row", found="none")
     categories = [f.name for f in scorer.features if f.categories is not None and f.name not in leave_out]
     numbers = [f.name for f in scorer.features if f.categories is None and f.name not in leave_out] + [SCORE]
+    sides = [_frame(table, numbers, categories, limits.rows) for table in (reference, current)]
     # A column without a value on one side cannot be compared; it is told, not hidden.
-    empty = [
-        name
-        for name in numbers + categories
-        if reference.column(name).null_count == reference.num_rows
-        or current.column(name).null_count == current.num_rows
-    ]
+    empty = {name: [bool(side[name].isna().all()) for side in sides] for name in numbers + categories}
+    empty = {name: found for name, found in empty.items() if any(found)}
     numbers, categories = [n for n in numbers if n not in empty], [n for n in categories if n not in empty]
-    snapshot = _run(
-        _frame(reference, numbers, categories, limits.rows), _frame(current, numbers, categories, limits.rows),
-        numbers, categories, limits,
-    )  # fmt: skip
+    for side in sides:
+        side[categories] = side[categories].astype(object).fillna("NULL")
+    snapshot = _run(sides[0][numbers + categories], sides[1][numbers + categories], numbers, categories, limits)
     columns = _columns(snapshot.dict())
     columns += [
-        {"name": name, "method": "no value on one side", "value": None, "threshold": None, "drifted": True}
-        for name in empty
-    ]
+        {"name": name, "method": "no value on both sides" if all(found) else "no value on one side", "value": None,
+         "threshold": None, "drifted": not all(found)}
+        for name, found in empty.items()
+    ]  # fmt: skip
     drifted = [c["name"] for c in sorted(columns, key=_distance, reverse=True) if c["drifted"]]
     share = len(drifted) / len(columns)
     result = {
@@ -130,27 +127,30 @@ def report(
 def enough_nights(folder: Path, day: dt.date, drifted: int, nights: int) -> bool:
     """Whether enough of the last reports, up to and with this day, found drift.
 
+    Only reports of the version that this day's is of count: those of a version that was replaced ask for no retraining.
+
     :param folder: of the nights' reports.
     :param day: the last night that counts.
     :param drifted: how many must have drifted.
     :param nights: of how many.
     """
-    days = sorted(path for path in folder.glob("????-??-??.json") if path.stem <= day.isoformat())[-nights:]
-    return sum(json.loads(path.read_text())["verdict"] == "drift" for path in days) >= drifted
+    found = [
+        json.loads(path.read_text())
+        for path in sorted(folder.glob("????-??-??.json"))
+        if path.stem <= day.isoformat()
+    ]  # fmt: skip
+    same = [night for night in found if night["version"] == found[-1]["version"]]
+    return sum(night["verdict"] == "drift" for night in same[-nights:]) >= drifted
 
 
 def _frame(
     table: pa.Table, numbers: Sequence[str], categories: Sequence[str], rows: int, seed: int = 7
 ) -> pd.DataFrame:
-    """At most ``rows`` rows as pandas, drawn by a seed."""
-    frame: pd.DataFrame = table.select([*numbers, *categories]).to_pandas()
-    if len(frame) > rows:
-        frame = frame.sample(rows, random_state=seed)
-    for name in numbers:
-        frame[name] = frame[name].astype(float)
-    for name in categories:
-        frame[name] = frame[name].astype(str)
-    return frame
+    """At most ``rows`` rows as pandas, drawn by a seed: numbers as floats, categories as text."""
+    chosen = [table.column(name).cast(pa.float64()) for name in numbers]
+    chosen += [table.column(name).cast(pa.string()) for name in categories]
+    frame: pd.DataFrame = pa.table(chosen, names=[*numbers, *categories]).to_pandas()
+    return frame.sample(rows, random_state=seed) if len(frame) > rows else frame
 
 
 def _run(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml.bundle import Scorer
 from airflow_provider_sml.ml.contract import LABEL, PARTITION
-from airflow_provider_sml.ml.expressions import Type
+from airflow_provider_sml.ml.expressions import Type, physical
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring.drift import SCORE
 from airflow_provider_sml.ml.training import data, metrics
@@ -48,9 +48,28 @@ def read_days(lake: Lake, table: str, first: dt.date, last: dt.date, snapshot_id
 
 
 def scored(table: pa.Table, scorer: Scorer) -> pa.Table:
-    """A table of rows with their features, and a column ``score``."""
-    scores = scorer.score_features(data.matrix(table, scorer.features))
-    return table.append_column(SCORE, pa.array(scores, pa.float64()))
+    """A table of rows with the features of the scorer's model, and a column ``score``.
+
+    The features are computed from the raw columns, as the endpoint does: those that are stored may come from a spec
+    that has changed since the model was trained.
+
+    :raises DataError: when the table lacks a raw column.
+    """
+    raw = data.vectors(table, scorer.columns)
+    matrix = scorer.encode(raw)
+    for position, feature in enumerate(scorer.features):
+        if feature.categories is None:
+            column = pa.array(matrix[:, position], pa.float64(), from_pandas=True)
+        else:
+            column = table.column(physical(next(iter(feature.expression.columns))))
+        table = _with(table, feature.name, column)
+    return _with(table, SCORE, pa.array(scorer.score_features(matrix), pa.float64()))
+
+
+def _with(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.Table:
+    if name not in table.column_names:
+        return table.append_column(name, column)
+    return table.set_column(table.column_names.index(name), name, column)
 
 
 def log_predictions(
@@ -137,5 +156,16 @@ def _row_keys(rows: pa.Table, key: Sequence[str]) -> pa.Array:
 
 
 def reference_rows(sample_uri: Path) -> pa.Table:
-    """The training rows of a sample, the reference of a model trained on it."""
-    return pa.concat_tables([pq.read_table(path) for path in sorted((sample_uri / "train").glob("*.parquet"))])
+    """The training rows of a sample, the reference of a model trained on it.
+
+    :raises DataError: when the sample is gone.
+    """
+    files = sorted((sample_uri / "train").glob("*.parquet"))
+    if not files:
+        raise DataError(
+            "the training rows of the model in production are gone",
+            expected=f"files in {sample_uri / 'train'}",
+            found="none",
+            todo="train and deploy again: drift cannot be seen without a reference",
+        )
+    return pa.concat_tables([pq.read_table(path, partitioning=None) for path in files])

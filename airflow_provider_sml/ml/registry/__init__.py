@@ -7,6 +7,7 @@ What was made from what is written as tags with the prefix ``sml.``. Aliases are
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -269,9 +270,11 @@ class Registry:
             experiment = client.get_experiment_by_name(name)
         if experiment is None or experiment.lifecycle_stage != "active":
             raise ConfigurationError(
-                f"the MLflow experiment {name} was deleted", expected="an active one", found="deleted",
-                todo=f"restore it: mlflow experiments restore --experiment-id {getattr(experiment, 'experiment_id', '?')}",
-            )  # fmt: skip
+                f"the MLflow experiment {name} was deleted",
+                expected="an active one",
+                found="deleted",
+                todo=f"mlflow experiments restore --experiment-id {experiment.experiment_id if experiment else '...'}",
+            )
         return str(experiment.experiment_id)
 
     def _log_flavour(self, bundle: Bundle, example: np.ndarray) -> Any:
@@ -350,16 +353,14 @@ def _once(create: Callable[..., Any], *arguments: Any, **named: Any) -> None:
 
 def _keep(bundle: Bundle, source: Path, folder: Path) -> None:
     """Copy a bundle to its place, whole or not at all; what lies there already is replaced only when it differs."""
-    try:
+    with contextlib.suppress(IntegrityError):
         if Bundle.read(folder) == bundle:
             return
-    except IntegrityError:
-        shutil.rmtree(folder, ignore_errors=True)
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         shutil.copytree(source, partial)
-        if not folder.exists():
-            partial.rename(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -1,0 +1,144 @@
+"""A real MLflow server for tests, behind a door that asks for a password and can break a request on purpose; a plugin.
+
+MLflow's own basic authentication needs a further package;
+to a client, a proxy that asks for the same header is the same.
+"""
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+USER, PASSWORD, TOKEN = "trainer", "s3cret-mlflow-word", "t0ken-of-the-trainer"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Door:
+    """The proxy.
+
+    :param uri: its address.
+    :param behind: port of the server.
+    :param seen: method and path of each request, and the header it was let in or sent away with.
+    :param before: a request that it is true for is refused before the server sees it.
+    :param after: a request that it is true for is carried out, and its answer is an error all the same.
+    """
+
+    uri: str
+    behind: int
+    seen: list[tuple[str, str, str]] = field(default_factory=list)
+    before: Callable[[str, str], bool] = lambda method, path: False
+    after: Callable[[str, str], bool] = lambda method, path: False
+
+    def mend(self) -> None:
+        """Break nothing any more."""
+        self.before = self.after = lambda method, path: False
+
+
+def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
+    basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            given = self.headers.get("authorization", "")
+            door.seen.append((self.command, self.path, given))
+            if given not in (f"Basic {basic}", f"Bearer {TOKEN}"):
+                self._answer(401, b"You are not authenticated.", {})
+            elif door.before(self.command, self.path):
+                self._answer(400, json.dumps({"error_code": "BAD_REQUEST", "message": "broken before"}).encode(), {})
+            else:
+                connection = http.client.HTTPConnection("127.0.0.1", door.behind, timeout=60)
+                kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "authorization")}
+                connection.request(self.command, self.path, body, kept)
+                answer = connection.getresponse()
+                content = answer.read()
+                connection.close()
+                if door.after(self.command, self.path):
+                    content = json.dumps({"error_code": "BAD_REQUEST", "message": "broken after"}).encode()
+                    self._answer(400, content, {})
+                else:
+                    self._answer(answer.status, content, {"content-type": answer.headers.get("content-type", "")})
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+
+        def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for key, value in (headers | {"content-length": str(len(content))}).items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture(scope="session")
+def mlflow_door(tmp_path_factory):
+    """The server with its door; ended with its children by their process group."""
+    folder = Path(tmp_path_factory.mktemp("mlflow-server"))
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+        "--gunicorn-opts", "--timeout 120 --log-level warning",  # its plain server starts in a third of the time
+    ]  # fmt: skip
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
+    front = None
+    try:
+        _wait(server, port, folder / "log")
+        door = Door("", port)
+        front = ThreadingHTTPServer(("127.0.0.1", 0), _handler(door))
+        door.uri = f"http://127.0.0.1:{front.server_port}"
+        Thread(target=front.serve_forever, daemon=True).start()
+        yield door
+    finally:
+        if front is not None:
+            front.shutdown()
+            front.server_close()
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _wait(server: subprocess.Popen, port: int, log: Path, patience: float = 240) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the MLflow server does not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def mlflow_server(mlflow_door):
+    """The door, whole and with nothing seen yet."""
+    mlflow_door.mend()
+    mlflow_door.seen.clear()
+    yield mlflow_door
+    mlflow_door.mend()
