@@ -118,13 +118,18 @@ def missing_columns(table: pa.Table, columns: Iterable[str]) -> list[str]:
     return [name for name in columns if physical(name) not in table.column_names]
 
 
-def iterator(paths: Sequence[Path], features: Sequence[Feature]) -> xgboost.DataIter:
-    """XGBoost's iterator over files, for a QuantileDMatrix; files without a row give one batch without a row."""
+def iterator(paths: Sequence[Path], features: Sequence[Feature], cache: str | None = None) -> xgboost.DataIter:
+    """XGBoost's iterator over files, for a QuantileDMatrix; files without a row give one batch without a row.
+
+    :param paths: parquet files; one at a time is in memory.
+    :param features: which columns, in this order.
+    :param cache: prefix of the cache files of an ExtMemQuantileDMatrix; None for one in memory.
+    """
     import xgboost
 
     class Files(xgboost.DataIter):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__(cache_prefix=cache)
             self._left: Iterator[Path] = iter(())
             self._given = False
 

@@ -180,32 +180,71 @@ def _keep(bundle: Bundle, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[bytes, int]:
-    """Run the ranks on the cluster; gives the model's bytes and its rounds."""
-    train_files, validate_files = split_files(training.sample, "train"), split_files(training.sample, "validate")
-    if not 1 <= training.workers <= len(train_files):
+def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:
+    """Train on the cluster, and go on from the checkpoint when workers are lost; gives what it cost besides."""
+    checkpoint = Checkpoint(training.checkpoint / f"{training.model_id}.ubj", training.model_id) if training.checkpoint else None
+    work = _work(training, checkpoint)
+    cost: dict[str, Any] = {"interruptions": 0, "rounds_lost": 0, "seconds_waited": 0.0}
+    while True:
+        start = checkpoint.read() if checkpoint else None
+        begun = start[1].rounds if start else 0
+        if start:
+            log(f"going on from the checkpoint of round {begun}")
+        told = _Told(log)
+        try:
+            outcome = _attempt(training, client, replace(work, start=start), told)
+        except LostWorkerError as error:
+            cost["interruptions"] += 1
+            if checkpoint is None or cost["interruptions"] > training.interruptions:
+                raise
+            reached = checkpoint.read()
+            kept = reached[1].rounds if reached else 0
+            cost["rounds_lost"] += max(told.rounds - kept, 0)
+            log(f"{error.message}; {max(told.rounds - kept, 0)} rounds are lost, waiting for {training.workers} workers")
+            waited = time.monotonic()
+            wait_for_workers(client, training.workers, training.patience)
+            cost["seconds_waited"] += round(time.monotonic() - waited, 1)
+        else:
+            if checkpoint:
+                checkpoint.remove()
+            return outcome, cost
+
+
+def _work(training: Training, checkpoint: Checkpoint | None) -> Work:
+    """What the ranks are told; each has a fixed list of files."""
+    files = {split: split_files(training.sample, split) for split in ("train", "validate")}
+    if not 1 <= training.workers <= len(files["train"]):
         raise ConfigurationError(
             "the number of workers does not fit the sample's files",
-            expected=f"1 to {len(train_files)}",
+            expected=f"1 to {len(files['train'])}",
             found=training.workers,
         )
+    rows = -(-(training.sample.rows["train"] + training.sample.rows["validate"]) // training.workers)
+    return Work(
+        training.model_id,
+        training.dataset.feature_list,
+        training.settings,
+        [files["train"][rank :: training.workers] for rank in range(training.workers)],
+        [files["validate"][rank :: training.workers] for rank in range(training.workers)],
+        [rows] * training.workers,
+        checkpoint.path if checkpoint else None,
+        training.every,
+        training.seconds,
+        training.machine,
+    )
+
+
+def _attempt(training: Training, client: Client, work: Work, told: _Told) -> Outcome:
+    """Run the ranks on the cluster once."""
     up = addresses(client)[: training.workers]
     if len(up) < training.workers:
         raise JobError("the cluster has too few workers", expected=training.workers, found=len(up))
     key = f"sml-training-{uuid.uuid4().hex[:12]}"
-    told = _Told(log)
     client.subscribe_topic(key, lambda event: told(event[1]))
     futures: list[Any] = []
     try:
         tracker = _on(client, up[0], _start_tracker, key, training.workers).result() if training.workers > 1 else None
-        features, workers = training.dataset.feature_list, training.workers
-        futures = [
-            _on(
-                client, address, _rank, rank, train_files[rank::workers], validate_files[rank::workers], features,
-                training.settings, tracker, key,
-            )
-            for rank, address in enumerate(up)
-        ]  # fmt: skip
+        futures = [_on(client, address, _rank, rank, work, tracker, key) for rank, address in enumerate(up)]
         return _wait(client, futures, up, told)
     finally:
         client.unsubscribe_topic(key)
@@ -295,87 +334,9 @@ def _stop_tracker(key: str) -> None:
     get_worker().sml_trackers.pop(key).free()
 
 
-def _rank(
-    rank: int,
-    train_files: list[Path],
-    validate_files: list[Path],
-    features: list[Feature],
-    settings: dict[str, Any],
-    tracker: dict[str, Any] | None,
-    topic: str,
-) -> tuple[bytes, int]:
-    """One worker's part: build the matrices from its files and boost."""
-    import xgboost
+def _rank(rank: int, work: Work, tracker: dict[str, Any] | None, topic: str) -> Outcome:
+    """One worker's part, on a Dask worker."""
     from distributed import get_worker
 
     worker = get_worker()
-    params = {key: value for key, value in settings.items() if key not in OWN}
-    params |= {"nthread": worker.state.nthreads, "eval_metric": ["auc", "logloss"]}
-    context: Any = contextlib.nullcontext()
-    if tracker is not None:
-        context = xgboost.collective.CommunicatorContext(**tracker, dmlc_task_id=f"{rank:05d}")
-    with context:
-        rows = _check_labels(data.label_counts(train_files))
-        matrix = xgboost.QuantileDMatrix(
-            data.iterator(train_files, features), max_bin=settings["max_bin"], enable_categorical=True
-        )
-        validate = xgboost.QuantileDMatrix(
-            data.iterator(validate_files, features),
-            ref=matrix,
-            max_bin=settings["max_bin"],
-            enable_categorical=True,
-        )
-        callbacks = [xgboost.callback.EarlyStopping(rounds=settings["early_stopping"], metric_name="logloss")]
-        if rank == 0:
-            callbacks.append(_progress(rows, settings["rounds"], lambda line: worker.log_event(topic, line)))
-        booster = xgboost.train(
-            params,
-            matrix,
-            num_boost_round=settings["rounds"],
-            evals=[(validate, "validate")],
-            callbacks=callbacks,
-            verbose_eval=False,
-        )
-    rounds = booster.best_iteration + 1
-    best = booster[:rounds]
-    best.set_attr(best_iteration=None, best_score=None)
-    return bytes(best.save_raw("ubj")), rounds
-
-
-def _check_labels(counts: Any) -> int:
-    """Refuse labels that no model can be fitted to, on all ranks alike; gives the rows of all."""
-    from xgboost import collective
-
-    zeros, ones, others = (int(count) for count in collective.allreduce(counts, collective.Op.SUM))
-    if others or not zeros or not ones:
-        raise DataError(
-            "the training labels do not allow a model",
-            expected="both 0 and 1, and nothing else",
-            found=f"{zeros:,} rows with 0, {ones:,} with 1, {others:,} with another value or none",
-            todo="check the label's expression, or train on a longer window",
-        )
-    return zeros + ones
-
-
-def _progress(rows: int, rounds: int, log: Callable[[str], None]) -> Any:
-    """A callback that tells the round, the metric, the speed and the time left, every five seconds."""
-    import xgboost
-
-    class Progress(xgboost.callback.TrainingCallback):
-        def __init__(self) -> None:
-            self.started = self.told = time.monotonic()
-
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            now = time.monotonic()
-            if epoch == 0 or now - self.told >= 5 or epoch + 1 == rounds:
-                self.told = now
-                taken = max(now - self.started, 1e-9)
-                last = {name: values[-1] for name, values in evals_log["validate"].items()}
-                left = taken / (epoch + 1) * (rounds - epoch - 1)
-                log(
-                    f"round {epoch + 1} of at most {rounds}: AUC {last['auc']:.4f}, log loss {last['logloss']:.4f}, "
-                    f"{rows * (epoch + 1) / taken:,.0f} rows/s, at most {left:.0f} s left"
-                )
-            return False
-
-    return Progress()
+    return run_rank(rank, work, tracker, worker.state.nthreads, lambda line: worker.log_event(topic, line))

@@ -1,0 +1,295 @@
+"""One worker's part of a training: build the matrices from its own files, and boost round by round.
+
+A loop of our own rather than ``xgboost.train``, because a training must go on after an interruption and end in the very
+bytes that an undisturbed one gives:
+
+- early stopping and the history are part of the checkpoint, which rank 0 writes every ``every`` rounds or seconds;
+- where rows or columns are drawn at random, the booster is made anew with the seed ``seed + round`` at every
+  ``every``-th round, interrupted or not, because the state of XGBoost's generators cannot be stored; checkpoints then
+  lie on those rounds only;
+- a notice that this machine goes away ends all ranks together, after a checkpoint where one may be written.
+
+It knows no cluster and no store of models: the trainer starts it, on a Dask worker or in the task's own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sml.errors import ConfigurationError, DataError, JobError
+from airflow_provider_sml.ml.contract import Feature
+from airflow_provider_sml.ml.training import data
+from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
+from airflow_provider_sml.ml.training.interruption import Interruption, watching
+from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_memory
+
+if TYPE_CHECKING:
+    import xgboost
+
+#: Parameters of ours beside XGBoost's.
+OWN = ("rounds", "early_stopping", "stop_on")
+#: Metrics of which more is better.
+_RISING = ("auc", "aucpr", "map", "ndcg", "pre")
+_RANDOM = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
+
+
+class InterruptedTraining(JobError):
+    """The machine is about to be taken away; what was reached is in the checkpoint, and a retry goes on from it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every rank of a training is told.
+
+    :param training: id of the training.
+    :param features: in the order of the model.
+    :param settings: XGBoost's parameters and ours.
+    :param train_files: files of each rank.
+    :param validate_files: files of each rank.
+    :param rows: rows of each rank, training and validation together, for the plan of memory.
+    :param checkpoint: path of the checkpoint's object; None for none.
+    :param every: rounds between checkpoints.
+    :param seconds: seconds between checkpoints, whichever comes first; 0 for rounds only.
+    :param machine: where the workers run, for notices: ``ec2``, ``gce`` or empty.
+    :param start: the checkpoint to go on from.
+    """
+
+    training: str
+    features: Sequence[Feature]
+    settings: dict[str, Any]
+    train_files: list[list[Path]]
+    validate_files: list[list[Path]]
+    rows: list[int]
+    checkpoint: Path | None = None
+    every: int = 50
+    seconds: float = 60.0
+    machine: str = ""
+    start: tuple[bytes, State] | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether rows or columns are drawn at random."""
+        return any(float(self.settings.get(name, 1)) < 1 for name in _RANDOM)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rank gives back; the model is the same on every rank.
+
+    :param model: the best rounds as UBJSON bytes.
+    :param state: where boosting ended.
+    :param memory: how the rows were held.
+    """
+
+    model: bytes
+    state: State
+    memory: MemoryPlan
+
+
+def run_rank(
+    rank: int, work: Work, tracker: dict[str, Any] | None, threads: int, log: Callable[[str], None]
+) -> Outcome:
+    """Do one rank's part.
+
+    :param rank: number of the rank.
+    :param work: what to do.
+    :param tracker: where the ranks meet; None for a rank that is alone.
+    :param threads: threads of this worker.
+    :param log: takes a line of progress; only rank 0 tells.
+    :raises DataError: when the labels allow no model.
+    :raises InterruptedTraining: when this machine, or another rank's, is about to be taken away.
+    """
+    import xgboost
+
+    context: Any = contextlib.nullcontext()
+    if tracker is not None:
+        context = xgboost.collective.CommunicatorContext(**tracker, dmlc_task_id=f"{rank:05d}")
+    cache = Path(tempfile.mkdtemp(prefix="sml-xgboost-"))
+    try:
+        with watching(work.machine) as notice, context:
+            plan = plan_memory(work.rows[rank], len(work.features), memory_limit(), shutil.disk_usage(cache).free)
+            if rank == 0 and plan.mode == "external":
+                log(f"memory: {plan}")
+            _check_labels(data.label_counts(work.train_files[rank]))
+            train, validate = _matrices(rank, work, plan, cache)
+            loop = _Loop(work, rank, train, validate, threads, notice, tracker is not None, log)
+            return Outcome(loop.run(), loop.state, plan)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _matrices(rank: int, work: Work, plan: MemoryPlan, cache: Path) -> tuple[xgboost.DMatrix, xgboost.DMatrix]:
+    import xgboost
+
+    make: Any = xgboost.QuantileDMatrix if plan.mode == "memory" else xgboost.ExtMemQuantileDMatrix
+    settings: dict[str, Any] = {"max_bin": work.settings["max_bin"], "enable_categorical": True}
+    found = []
+    for name, files in (("train", work.train_files[rank]), ("validate", work.validate_files[rank])):
+        prefix = str(cache / name) if plan.mode == "external" else None
+        found.append(make(data.iterator(files, work.features, prefix), ref=found[0] if found else None, **settings))
+    return found[0], found[1]
+
+
+def _check_labels(counts: Any) -> None:
+    """Refuse labels that no model can be fitted to, on all ranks alike."""
+    from xgboost import collective
+
+    zeros, ones, others = (int(count) for count in collective.allreduce(counts, collective.Op.SUM))
+    if others or not zeros or not ones:
+        raise DataError(
+            "the training labels do not allow a model",
+            expected="both 0 and 1, and nothing else",
+            found=f"{zeros:,} rows with 0, {ones:,} with 1, {others:,} with another value or none",
+            todo="check the label's expression, or train on a longer window",
+        )
+
+
+def resolve_device(wanted: str) -> str:
+    """The device that a worker trains on.
+
+    :param wanted: ``auto`` for a GPU where there is one, ``cpu``, or ``cuda``.
+    :raises ConfigurationError: when a GPU is asked for and there is none, or XGBoost was built without.
+    """
+    import xgboost
+
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ConfigurationError("train.device", expected="auto, cpu or cuda", found=wanted)
+    there, built = bool(list(Path("/dev").glob("nvidia[0-9]*"))), bool(xgboost.build_info().get("USE_CUDA"))
+    if wanted == "cuda" and not (there and built):
+        raise ConfigurationError(
+            "this worker cannot train on a GPU",
+            expected="a GPU, and XGBoost built for it",
+            found=f"{'a' if there else 'no'} GPU, XGBoost built {'with' if built else 'without'} CUDA",
+            todo="pip install 'airflow-provider-sml[xgboost-gpu]' on a machine with a GPU, or device: cpu",
+        )
+    return "cuda" if wanted != "cpu" and there and built else "cpu"
+
+
+@dataclass
+class _Loop:
+    """The rounds."""
+
+    work: Work
+    rank: int
+    train: Any
+    validate: Any
+    threads: int
+    notice: Interruption
+    distributed: bool
+    log: Callable[[str], None]
+    state: State = field(init=False)
+
+    def run(self) -> bytes:
+        """Boost to the end; gives the best rounds."""
+        settings, work = self.work.settings, self.work
+        booster = self._begin()
+        told = saved = began = time.monotonic()
+        before, first = self.state.seconds, self.state.rounds
+        while self.state.rounds < settings["rounds"] and not self._stalled():
+            number = self.state.rounds
+            if work.random and number and number % work.every == 0 and number != first:
+                booster = self._renewed(bytes(booster.save_raw("ubj")), number)
+            booster.update(self.train, number)
+            self._measure(booster, number)
+            now = time.monotonic()
+            self.state = replace(self.state, rounds=number + 1, seconds=before + now - began)
+            if self.rank == 0 and (number == first or now - told >= 5):
+                told = now
+                self._tell(now - began, number + 1 - first)
+            gone = self._gone()
+            due = self.state.rounds % work.every == 0 or (work.seconds and now - saved >= work.seconds)
+            if self._may_save() and (due or gone):
+                saved = now
+                self._save(booster)
+            if gone:
+                raise InterruptedTraining(
+                    f"the training {work.training} was interrupted in round {self.state.rounds}",
+                    found=gone,
+                    todo="let the task retry: it goes on from the last checkpoint"
+                    if work.checkpoint
+                    else "give the training a checkpoint; without one a retry starts from the first round",
+                )
+        if self.rank == 0:
+            self._tell(max(time.monotonic() - began, 1e-9), max(self.state.rounds - first, 1))
+        return bytes(booster[: self.state.best_round + 1].save_raw("ubj"))
+
+    def _begin(self) -> xgboost.Booster:
+        if self.work.start is None:
+            self.state = State(self.work.training)
+            return self._renewed(None, 0)
+        raw, self.state = self.work.start
+        return self._renewed(raw, self.state.rounds)
+
+    def _renewed(self, raw: bytes | None, number: int) -> xgboost.Booster:
+        """A booster with fresh generators, seeded for a round."""
+        import xgboost
+
+        params = {key: value for key, value in self.work.settings.items() if key not in OWN}
+        params["device"] = resolve_device(str(params.get("device", "auto")))
+        params |= {"nthread": self.threads, "seed": int(params["seed"]) + (number if self.work.random else 0)}
+        booster = xgboost.Booster(params, cache=[self.train, self.validate])
+        if raw is not None:
+            booster.load_model(bytearray(raw))
+            booster.set_param(params)
+        return booster
+
+    def _measure(self, booster: xgboost.Booster, number: int) -> None:
+        """Metrics of the validation rows, and the best round so far."""
+        told = booster.eval_set([(self.validate, "validate")], number)
+        values = {part.split(":")[0].removeprefix("validate-"): float(part.split(":")[1]) for part in told.split()[1:]}
+        for name, value in values.items():
+            self.state.history.setdefault(name, []).append(value)
+        value = self._loss(values)
+        if value < self.state.best_value:
+            self.state = replace(self.state, best_value=value, best_round=number)
+
+    def _loss(self, values: dict[str, float]) -> float:
+        name = self.work.settings.get("stop_on", "logloss")
+        if name not in values:
+            raise ConfigurationError(
+                "stop_on is no metric of this training", expected=f"one of {', '.join(values)}", found=name,
+                todo="add it to eval_metric",
+            )  # fmt: skip
+        value = values[name]
+        return -value if name.split("@")[0] in _RISING else value
+
+    def _stalled(self) -> bool:
+        patience = self.work.settings["early_stopping"]
+        return bool(patience) and self.state.rounds - 1 - self.state.best_round >= patience
+
+    def _may_save(self) -> bool:
+        boundary = not self.work.random or self.state.rounds % self.work.every == 0
+        return self.rank == 0 and self.work.checkpoint is not None and boundary
+
+    def _save(self, booster: xgboost.Booster) -> None:
+        assert self.work.checkpoint is not None
+        Checkpoint(self.work.checkpoint, self.work.training).write(booster, self.state)
+
+    def _gone(self) -> str | None:
+        """A notice to this rank, or to any other; all ranks agree on it."""
+        if not self.distributed:
+            return self.notice.notice
+        import numpy as np
+        import xgboost
+
+        flag = np.array([1 if self.notice.notice else 0], dtype=np.int32)
+        if xgboost.collective.allreduce(flag, xgboost.collective.Op.MAX)[0]:
+            return self.notice.notice or "a notice to another worker"
+        return None
+
+    def _tell(self, taken: float, rounds: int) -> None:
+        last = {name: values[-1] for name, values in self.state.history.items()}
+        speed = rounds / taken
+        most = self.work.settings["rounds"]
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
+        self.log(
+            f"round {self.state.rounds} of at most {most}: {metrics}, {self.train.num_row() * speed:,.0f} rows/s, "
+            f"at most {(most - self.state.rounds) / speed:.0f} s left"
+        )
