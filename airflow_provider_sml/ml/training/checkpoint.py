@@ -1,26 +1,25 @@
 """Checkpoints of a training: one object that holds the booster and everything needed to go on as if nothing happened.
 
-The state travels inside the booster, as an attribute, so that model and state can never be of different rounds. An
-object is replaced as a whole: on a file system by a temporary file, ``fsync`` and a rename, in an object store by one
-PUT. A checkpoint of another training, or one that cannot be read, is refused and never silently thrown away.
+Model and state travel in one object, so they can never be of different rounds: a line of JSON with the state and the
+SHA-256 of the model, then the model as UBJSON. XGBoost itself aborts the process on a damaged model, so nothing is
+given to it whose digest is wrong. The object is replaced as a whole: on a file system by a temporary file, ``fsync``
+and a rename, in an object store by one PUT. A checkpoint of another training, or a damaged one, is refused and never
+silently thrown away.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_provider_sml.errors import IntegrityError
 
-if TYPE_CHECKING:
-    import xgboost
-
-#: Name of the booster's attribute that holds the state.
-STATE = "sml_state"
+_FORMAT = "sml-checkpoint-1"
 
 
 @dataclass
@@ -54,20 +53,18 @@ class Checkpoint:
         self.path = path
         self.training = training
 
-    def write(self, booster: xgboost.Booster, state: State) -> int:
-        """Replace the checkpoint; gives its bytes.
+    def write(self, model: bytes, state: State) -> None:
+        """Replace the checkpoint.
 
-        The booster gets its attribute for the moment of writing only.
+        :param model: the booster as UBJSON.
+        :param state: where it stands.
         """
-        booster.set_attr(**{STATE: json.dumps(asdict(state))})
-        try:
-            raw = bytes(booster.save_raw("ubj"))
-        finally:
-            booster.set_attr(**{STATE: None})
+        head = {"format": _FORMAT, "digest": hashlib.sha256(model).hexdigest(), "state": asdict(state)}
+        raw = json.dumps(head).encode() + b"\n" + model
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not isinstance(self.path, os.PathLike):  # an object store: a PUT is atomic
             self.path.write_bytes(raw)
-            return len(raw)
+            return
         temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}")
         try:
             with temporary.open("wb") as file:
@@ -77,33 +74,28 @@ class Checkpoint:
             os.replace(temporary, self.path)
         finally:
             temporary.unlink(missing_ok=True)
-        return len(raw)
 
     def read(self) -> tuple[bytes, State] | None:
-        """The booster's bytes and the state; None when there is no checkpoint.
+        """The booster as UBJSON, and the state; None when there is no checkpoint.
 
-        :raises IntegrityError: when it is broken, or belongs to another training.
+        :raises IntegrityError: when it is damaged, or belongs to another training.
         """
-        import xgboost
-
         try:
-            raw = self.path.read_bytes()
+            head, _, model = self.path.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
-        booster = xgboost.Booster()
         try:
-            booster.load_model(bytearray(raw))
-            state = State(**json.loads(booster.attr(STATE) or ""))
-        except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
-            raise self._refused(
-                "is broken", "a checkpoint of this library", str(error).splitlines()[0][:200]
-            ) from error
+            told = json.loads(head)
+            state, digest = State(**told["state"]), told["digest"]
+            if told["format"] != _FORMAT:
+                raise ValueError(f"format {told['format']}")
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._refused("is damaged", f"an object of the form {_FORMAT}", str(error)[:200]) from error
+        if (found := hashlib.sha256(model).hexdigest()) != digest:
+            raise self._refused("is damaged", f"a model with the digest {digest}", found)
         if state.training != self.training:
             raise self._refused("belongs to another training", self.training, state.training)
-        if booster.num_boosted_rounds() != state.rounds:
-            raise self._refused("is inconsistent", f"{state.rounds} rounds", booster.num_boosted_rounds())
-        booster.set_attr(**{STATE: None})
-        return bytes(booster.save_raw("ubj")), state
+        return model, state
 
     def remove(self) -> None:
         """Remove the checkpoint of a training that has come to its end."""

@@ -31,19 +31,30 @@ def cluster(where: str, workers: int = 1, patience: float = 60.0) -> Iterator[Cl
     made = None if "://" in where else _start(where, workers)
     try:
         with _connect(made or where, where, patience) as client:
-            try:
-                client.wait_for_workers(workers, timeout=patience)
-            except TimeoutError:
-                raise JobError(
-                    f"the cluster {where} has too few workers",
-                    expected=f"{workers} within {patience:g} s",
-                    found=len(addresses(client)),
-                    todo="start workers, or ask for fewer",
-                ) from None
+            wait_for_workers(client, workers, patience)
             yield client
     finally:
         if made is not None:
             made.close()
+
+
+def wait_for_workers(client: Client, workers: int, patience: float) -> None:
+    """Wait until a cluster has its workers again.
+
+    :param client: of the cluster.
+    :param workers: how many.
+    :param patience: seconds to wait.
+    :raises JobError: when they do not come.
+    """
+    try:
+        client.wait_for_workers(workers, timeout=patience)
+    except TimeoutError:
+        raise JobError(
+            "the cluster has too few workers",
+            expected=f"{workers} within {patience:g} s",
+            found=len(addresses(client)),
+            todo="start workers, or ask for fewer",
+        ) from None
 
 
 def addresses(client: Client) -> list[str]:

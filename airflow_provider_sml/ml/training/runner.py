@@ -18,7 +18,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class Work:
     @property
     def random(self) -> bool:
         """Whether rows or columns are drawn at random."""
-        return any(float(self.settings.get(name, 1)) < 1 for name in _RANDOM)
+        return draws_at_random(self.settings)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class Outcome:
     model: bytes
     state: State
     memory: MemoryPlan
+
+
+def draws_at_random(settings: Mapping[str, Any]) -> bool:
+    """Whether parameters make XGBoost draw rows or columns at random."""
+    return any(float(settings.get(name, 1)) < 1 for name in _RANDOM)
 
 
 def run_rank(
@@ -114,15 +119,29 @@ def run_rank(
     cache = Path(tempfile.mkdtemp(prefix="sml-xgboost-"))
     try:
         with watching(work.machine) as notice, context:
-            plan = plan_memory(work.rows[rank], len(work.features), memory_limit(), shutil.disk_usage(cache).free)
-            if rank == 0 and plan.mode == "external":
-                log(f"memory: {plan}")
-            _check_labels(data.label_counts(work.train_files[rank]))
-            train, validate = _matrices(rank, work, plan, cache)
-            loop = _Loop(work, rank, train, validate, threads, notice, tracker is not None, log)
-            return Outcome(loop.run(), loop.state, plan)
+            return _boost(rank, work, cache, _Surroundings(threads, tracker is not None, notice, log))
     finally:
         shutil.rmtree(cache, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """Where a rank runs."""
+
+    threads: int
+    distributed: bool
+    notice: Interruption
+    log: Callable[[str], None]
+
+
+def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome:
+    """The matrices are gone when this returns, and with them their hold on the cache."""
+    plan = plan_memory(work.rows[rank], len(work.features), memory_limit(), shutil.disk_usage(cache).free)
+    if rank == 0 and plan.mode == "external":
+        around.log(f"memory: {plan}")
+    _check_labels(data.label_counts(work.train_files[rank]))
+    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache), around)
+    return Outcome(loop.run(), loop.state, plan)
 
 
 def _matrices(rank: int, work: Work, plan: MemoryPlan, cache: Path) -> tuple[xgboost.DMatrix, xgboost.DMatrix]:
@@ -130,7 +149,7 @@ def _matrices(rank: int, work: Work, plan: MemoryPlan, cache: Path) -> tuple[xgb
 
     make: Any = xgboost.QuantileDMatrix if plan.mode == "memory" else xgboost.ExtMemQuantileDMatrix
     settings: dict[str, Any] = {"max_bin": work.settings["max_bin"], "enable_categorical": True}
-    found = []
+    found: list[Any] = []
     for name, files in (("train", work.train_files[rank]), ("validate", work.validate_files[rank])):
         prefix = str(cache / name) if plan.mode == "external" else None
         found.append(make(data.iterator(files, work.features, prefix), ref=found[0] if found else None, **settings))
@@ -180,10 +199,7 @@ class _Loop:
     rank: int
     train: Any
     validate: Any
-    threads: int
-    notice: Interruption
-    distributed: bool
-    log: Callable[[str], None]
+    around: _Surroundings
     state: State = field(init=False)
 
     def run(self) -> bytes:
@@ -233,12 +249,9 @@ class _Loop:
 
         params = {key: value for key, value in self.work.settings.items() if key not in OWN}
         params["device"] = resolve_device(str(params.get("device", "auto")))
-        params |= {"nthread": self.threads, "seed": int(params["seed"]) + (number if self.work.random else 0)}
-        booster = xgboost.Booster(params, cache=[self.train, self.validate])
-        if raw is not None:
-            booster.load_model(bytearray(raw))
-            booster.set_param(params)
-        return booster
+        params |= {"nthread": self.around.threads, "seed": int(params["seed"]) + (number if self.work.random else 0)}
+        model = None if raw is None else bytearray(raw)
+        return xgboost.Booster(params, cache=[self.train, self.validate], model_file=model)
 
     def _measure(self, booster: xgboost.Booster, number: int) -> None:
         """Metrics of the validation rows, and the best round so far."""
@@ -270,18 +283,18 @@ class _Loop:
 
     def _save(self, booster: xgboost.Booster) -> None:
         assert self.work.checkpoint is not None
-        Checkpoint(self.work.checkpoint, self.work.training).write(booster, self.state)
+        Checkpoint(self.work.checkpoint, self.work.training).write(bytes(booster.save_raw("ubj")), self.state)
 
     def _gone(self) -> str | None:
         """A notice to this rank, or to any other; all ranks agree on it."""
-        if not self.distributed:
-            return self.notice.notice
+        if not self.around.distributed:
+            return self.around.notice.notice
         import numpy as np
         import xgboost
 
-        flag = np.array([1 if self.notice.notice else 0], dtype=np.int32)
+        flag = np.array([1 if self.around.notice.notice else 0], dtype=np.int32)
         if xgboost.collective.allreduce(flag, xgboost.collective.Op.MAX)[0]:
-            return self.notice.notice or "a notice to another worker"
+            return self.around.notice.notice or "a notice to another worker"
         return None
 
     def _tell(self, taken: float, rounds: int) -> None:
@@ -289,7 +302,7 @@ class _Loop:
         speed = rounds / taken
         most = self.work.settings["rounds"]
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
-        self.log(
+        self.around.log(
             f"round {self.state.rounds} of at most {most}: {metrics}, {self.train.num_row() * speed:,.0f} rows/s, "
             f"at most {(most - self.state.rounds) / speed:.0f} s left"
         )

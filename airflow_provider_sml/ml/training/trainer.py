@@ -1,14 +1,13 @@
 """Training: a gradient-boosted model on a sample, on the workers of a Dask cluster.
 
 Each worker reads its own files of the sample, a fixed list per rank, straight from the lake; nothing but the model
-passes through the client. With one worker XGBoost runs as it is; with more they meet over a tracker that one of them
-starts. The same sample, parameters, seed and number of workers give the same bytes. Boosting stops when the log loss
-on the validation window has not fallen for ``early_stopping`` rounds.
+passes through the client. The same sample, parameters, seed and number of workers give the same bytes, also after an
+interruption: a lost worker is waited for and the training goes on from its checkpoint, and so does a retry after the
+driver itself was lost. How a rank boosts is in ``runner``, how ranks are put on the cluster in ``ranks``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -17,30 +16,29 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, DataError, JobError, SmlError, require
+from airflow_provider_sml.errors import ConfigurationError, require
 from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, feature_types
-from airflow_provider_sml.ml.contract import Dataset, Feature
+from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
-from airflow_provider_sml.ml.training import data
-from airflow_provider_sml.ml.training.cluster import addresses
+from airflow_provider_sml.ml.training.checkpoint import Checkpoint
+from airflow_provider_sml.ml.training.cluster import wait_for_workers
+from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
+from airflow_provider_sml.ml.training.runner import OWN, Outcome, Work, draws_at_random
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
 if TYPE_CHECKING:
     from distributed import Client
 
-#: Parameters of ours beside XGBoost's.
-OWN = ("rounds", "early_stopping")
 OBJECTIVE = "binary:logistic"
 DEFAULTS: dict[str, Any] = {
     "objective": OBJECTIVE, "tree_method": "hist", "max_depth": 6, "learning_rate": 0.1, "max_bin": 256,
-    "seed": 7, "rounds": 300, "early_stopping": 30,
+    "seed": 7, "rounds": 300, "early_stopping": 30, "eval_metric": ["auc", "logloss"], "stop_on": "logloss",
+    "device": "auto",
 }  # fmt: skip
-#: Seconds between two looks at the cluster.
-_PULSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,24 @@ class Training:
     :param params: XGBoost's parameters, with ``rounds`` (most boosting rounds) and ``early_stopping`` (rounds without
         improvement); what is missing comes from ``DEFAULTS``.
     :param workers: number of workers the rows are split over.
+    :param checkpoint: folder of the checkpoints; None for none.
+    :param every: rounds between checkpoints; where rows or columns are drawn at random, it decides the model too.
+    :param seconds: seconds between checkpoints, whichever comes first; 0 for rounds only.
+    :param interruptions: lost workers that are survived before the training fails.
+    :param patience: seconds to wait for new workers after an interruption.
+    :param machine: where the workers run, for notices of interruption: ``ec2``, ``gce`` or empty.
     """
 
     dataset: Dataset
     sample: SampleRef
     params: dict[str, Any] = field(default_factory=dict)
     workers: int = 1
+    checkpoint: Path | None = None
+    every: int = 50
+    seconds: float = 60.0
+    interruptions: int = 3
+    patience: float = 300.0
+    machine: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,6 +85,7 @@ class Training:
             list(self.dataset.features),  # their order decides the model too, and is not in the hash
             self.settings,
             self.workers,
+            self.every if draws_at_random(self.settings) else None,
             xgboost.__version__,
         ]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
@@ -96,12 +107,12 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     folder = models / training.model_id
     if not (folder / BUNDLE_FILE).exists():
         started = time.monotonic()
-        model, rounds = _run(training, client, log)
+        outcome, cost = _run(training, client, log)
         bundle = Bundle(
             name=training.dataset.name,
             model_id=training.model_id,
             dataset=training.dataset,
-            rounds=rounds,
+            rounds=outcome.state.best_round + 1,
             lineage={
                 "table": training.sample.table,
                 "snapshot_id": training.sample.snapshot_id,
@@ -110,9 +121,13 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
                 "params": training.settings,
                 "workers": training.workers,
                 "seconds": round(time.monotonic() - started, 1),
+                "boosting_seconds": round(outcome.state.seconds, 1),
+                "memory": str(outcome.memory),
+                "history": outcome.state.history,
+                **cost,
             },
-            model=model,
-            recalibration=float(read_manifest(training.sample).get("recalibration", 1.0)),
+            model=outcome.model,
+            recalibration=_recalibration(training),
         )
         _keep(bundle, folder)
     else:
@@ -127,6 +142,13 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     )
 
 
+def _recalibration(training: Training) -> float:
+    """What the model's odds must be multiplied by: for the sample's thinning, and for a weight of the positives, which
+    multiplies the odds that the loss is smallest at by itself."""
+    weight = float(training.settings.get("scale_pos_weight", 1))
+    return float(read_manifest(training.sample).get("recalibration", 1.0)) / weight
+
+
 def check_settings(training: Training) -> None:
     """Refuse parameters that XGBoost does not know or whose values it refuses, before a cluster works on them.
 
@@ -138,7 +160,7 @@ def check_settings(training: Training) -> None:
     import xgboost
 
     settings = training.settings
-    for name in OWN:
+    for name in ("rounds", "early_stopping"):
         if isinstance(settings[name], bool) or not isinstance(settings[name], int) or settings[name] < 1:
             raise ConfigurationError(f"train.params.{name}", expected="a whole number from 1", found=settings[name])
     if settings["objective"] != OBJECTIVE:
@@ -182,7 +204,8 @@ def _keep(bundle: Bundle, folder: Path) -> None:
 
 def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:
     """Train on the cluster, and go on from the checkpoint when workers are lost; gives what it cost besides."""
-    checkpoint = Checkpoint(training.checkpoint / f"{training.model_id}.ubj", training.model_id) if training.checkpoint else None
+    folder, training_id = training.checkpoint, training.model_id
+    checkpoint = Checkpoint(folder / f"{training_id}.ubj", training_id) if folder else None
     work = _work(training, checkpoint)
     cost: dict[str, Any] = {"interruptions": 0, "rounds_lost": 0, "seconds_waited": 0.0}
     while True:
@@ -190,17 +213,18 @@ def _run(training: Training, client: Client, log: Callable[[str], None]) -> tupl
         begun = start[1].rounds if start else 0
         if start:
             log(f"going on from the checkpoint of round {begun}")
-        told = _Told(log)
+        told = Told(log)
         try:
-            outcome = _attempt(training, client, replace(work, start=start), told)
+            outcome = attempt(client, replace(work, start=start), told)
         except LostWorkerError as error:
             cost["interruptions"] += 1
             if checkpoint is None or cost["interruptions"] > training.interruptions:
                 raise
             reached = checkpoint.read()
             kept = reached[1].rounds if reached else 0
-            cost["rounds_lost"] += max(told.rounds - kept, 0)
-            log(f"{error.message}; {max(told.rounds - kept, 0)} rounds are lost, waiting for {training.workers} workers")
+            log(
+                f"{error.message}; {max(told.rounds - kept, 0)} rounds are lost, waiting for {training.workers} workers"
+            )
             waited = time.monotonic()
             wait_for_workers(client, training.workers, training.patience)
             cost["seconds_waited"] += round(time.monotonic() - waited, 1)
@@ -232,111 +256,3 @@ def _work(training: Training, checkpoint: Checkpoint | None) -> Work:
         training.seconds,
         training.machine,
     )
-
-
-def _attempt(training: Training, client: Client, work: Work, told: _Told) -> Outcome:
-    """Run the ranks on the cluster once."""
-    up = addresses(client)[: training.workers]
-    if len(up) < training.workers:
-        raise JobError("the cluster has too few workers", expected=training.workers, found=len(up))
-    key = f"sml-training-{uuid.uuid4().hex[:12]}"
-    client.subscribe_topic(key, lambda event: told(event[1]))
-    futures: list[Any] = []
-    try:
-        tracker = _on(client, up[0], _start_tracker, key, training.workers).result() if training.workers > 1 else None
-        futures = [_on(client, address, _rank, rank, work, tracker, key) for rank, address in enumerate(up)]
-        return _wait(client, futures, up, told)
-    finally:
-        client.unsubscribe_topic(key)
-        if training.workers > 1:
-            # Ends the ranks that still wait for a lost one; its worker may be the one that is gone.
-            with contextlib.suppress(Exception):
-                _on(client, up[0], _stop_tracker, key).result(timeout=_PULSE)
-        with contextlib.suppress(Exception):
-            client.cancel(futures, force=True)
-
-
-def _on(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Give a task to one worker and to no other, once."""
-    return client.submit(work, *arguments, workers=[address], allow_other_workers=False, pure=False, retries=0)
-
-
-class _Told:
-    """The log, and when it was written to last."""
-
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self._log = log
-        self.started = self.last = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        self.last = time.monotonic()
-        self._log(line)
-
-
-def _wait(client: Client, futures: list[Any], up: list[str], told: _Told) -> tuple[bytes, int]:
-    """Wait for all ranks; a task of a worker that is gone would wait for ever, so the workers are watched."""
-    while any(not future.done() for future in futures):
-        _pause(client, [future for future in futures if not future.done()], "FIRST_COMPLETED")
-        if any(future.done() and future.status != "finished" for future in futures):
-            break
-        if lost := [address for address in up if address not in addresses(client)]:
-            raise JobError(
-                "a worker was lost during training",
-                expected=f"{len(up)} workers to the end",
-                found=f"{', '.join(lost)} gone",
-                todo="look for its end in its log, such as for want of memory; a retry trains from the beginning",
-            )
-        if time.monotonic() - told.last >= 10:
-            told(f"still at work after {time.monotonic() - told.started:.0f} s")
-    if all(future.status == "finished" for future in futures):
-        return tuple(client.gather(futures)[0])
-    # The others end by themselves, because the one that failed has left them.
-    _pause(client, futures, "ALL_COMPLETED")
-    errors = [future.exception() for future in futures if future.status == "error"]
-    # XGBoost's own error is mostly that of the ranks that were left alone.
-    errors.sort(key=lambda error: (not isinstance(error, SmlError), type(error).__name__ == "XGBoostError"))
-    first = errors[0] if errors else None
-    if isinstance(first, SmlError):
-        raise first
-    raise JobError(
-        "training failed on the cluster",
-        found=f"{type(first).__name__}: {str(first).partition('Stack trace')[0].strip()[:600]}"
-        if first
-        else "cancelled",
-    ) from first
-
-
-def _pause(client: Client, futures: list[Any], until: str) -> None:
-    """Wait for tasks, but not long."""
-    from distributed import wait
-
-    with contextlib.suppress(TimeoutError), client.as_current():
-        wait(futures, timeout=_PULSE, return_when=until)
-
-
-def _start_tracker(key: str, workers: int) -> dict[str, Any]:
-    """Start XGBoost's rendezvous on this worker; gives what the ranks need to find it."""
-    from distributed import get_worker
-    from xgboost.tracker import RabitTracker
-
-    worker = get_worker()
-    host = worker.address.split("://")[1].rsplit(":", 1)[0]
-    tracker = RabitTracker(n_workers=workers, host_ip=host, sortby="task")
-    tracker.start()
-    # Must outlive this task; several trainings may share the worker.
-    worker.sml_trackers = getattr(worker, "sml_trackers", {}) | {key: tracker}
-    return dict(tracker.worker_args())
-
-
-def _stop_tracker(key: str) -> None:
-    from distributed import get_worker
-
-    get_worker().sml_trackers.pop(key).free()
-
-
-def _rank(rank: int, work: Work, tracker: dict[str, Any] | None, topic: str) -> Outcome:
-    """One worker's part, on a Dask worker."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    return run_rank(rank, work, tracker, worker.state.nthreads, lambda line: worker.log_event(topic, line))

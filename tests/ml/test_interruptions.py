@@ -1,0 +1,282 @@
+"""Trainings that are interrupted end in the very bytes of one that was not: killed drivers and workers, and notices."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+import xgboost
+
+from airflow_provider_sml.errors import ConfigurationError, IntegrityError
+from airflow_provider_sml.ml.bundle import Bundle
+from airflow_provider_sml.ml.sampling import split_files
+from airflow_provider_sml.ml.training import interruption
+from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
+from airflow_provider_sml.ml.training.cluster import cluster
+from airflow_provider_sml.ml.training.memory import plan_memory
+from airflow_provider_sml.ml.training.runner import InterruptedTraining, Work, resolve_device, run_rank
+from airflow_provider_sml.ml.training.trainer import DEFAULTS, Training, train
+from tests.ml.test_lake_shops import DATASET
+from tests.trained import PARAMS
+
+RANDOM = {"subsample": 0.5, "colsample_bytree": 0.6, "learning_rate": 0.05, "rounds": 60, "early_stopping": 25}
+PLAIN = {"learning_rate": 0.05, "rounds": 60, "early_stopping": 25}
+
+
+def work(sample, folder, settings, **changes):
+    files = {split: [split_files(sample, split)] for split in ("train", "validate")}
+    rows = [sample.rows["train"] + sample.rows["validate"]]
+    whole = Work(
+        "t1", DATASET.feature_list, DEFAULTS | PARAMS | settings | {"device": "cpu"}, files["train"], files["validate"],
+        rows, folder / "t1.ubj", every=10, seconds=0,
+    )  # fmt: skip
+    return replace(whole, **changes)
+
+
+def boost(todo, lines=None):
+    return run_rank(0, todo, None, 1, (lines if lines is not None else []).append)
+
+
+def resumed(todo):
+    return replace(todo, start=Checkpoint(todo.checkpoint, todo.training).read())
+
+
+# --- notices ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [RANDOM, PLAIN], ids=["random", "plain"])
+@pytest.mark.parametrize("after", [1, 9, 10, 17, 31])
+def test_a_training_that_was_told_to_go_ends_in_the_same_bytes(shop_sample, tmp_path, settings, after, monkeypatch):
+    whole = boost(work(shop_sample, tmp_path, settings))
+    todo = work(shop_sample, tmp_path / "spot", settings)
+    update, rounds = xgboost.Booster.update, []
+
+    def counted(self, *arguments, **keywords):
+        rounds.append(1)
+        update(self, *arguments, **keywords)
+        if len(rounds) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(xgboost.Booster, "update", counted)
+    with pytest.raises(InterruptedTraining, match=rf"round {after}(.|\n)*SIGTERM(.|\n)*last checkpoint"):
+        boost(todo)
+    start = Checkpoint(todo.checkpoint, "t1").read()
+    kept = after if settings is PLAIN else after // 10 * 10
+    assert (start[1].rounds if start else 0) == kept
+    again = boost(resumed(todo))
+    assert again.model == whole.model
+    assert again.state.history == whole.state.history and again.state.best_round == whole.state.best_round
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL or callable(signal.getsignal(signal.SIGTERM))
+
+
+def test_rows_and_columns_are_really_drawn_at_random(shop_sample, tmp_path):
+    plain, random = (boost(work(shop_sample, tmp_path / n, s)) for n, s in (("a", PLAIN), ("b", RANDOM)))
+    other = boost(work(shop_sample, tmp_path / "c", RANDOM | {"seed": 8}))
+    assert len({plain.model, random.model, other.model}) == 3
+
+
+@pytest.fixture
+def metadata():
+    """A metadata server that announces when it is told to."""
+    told = {"ec2": 404, "gce": "FALSE", "asked": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            self.answer(200, "token-1")
+
+        def do_GET(self):
+            told["asked"].append((self.path, dict(self.headers)))
+            if "spot/instance-action" in self.path:
+                code = 200 if self.headers.get("X-aws-ec2-metadata-token") == "token-1" else 401
+                return self.answer(
+                    told["ec2"] if code == 200 and told["ec2"] == 404 else code, '{"action": "terminate"}'
+                )
+            code = 200 if self.headers.get("Metadata-Flavor") == "Google" else 403
+            return self.answer(code, told["gce"])
+
+        def answer(self, code, text):
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield told, f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_notices_of_both_clouds_are_read(metadata, monkeypatch):
+    told, url = metadata
+    monkeypatch.setenv(interruption.EC2, url)
+    monkeypatch.setenv(interruption.GCE, url)
+    assert interruption.ec2_notice() is None and interruption.gce_notice() is None
+    told["ec2"], told["gce"] = 200, "TRUE"
+    assert "terminate" in interruption.ec2_notice()
+    assert "preempted" in interruption.gce_notice()
+    monkeypatch.setenv(interruption.EC2, "http://127.0.0.1:9")
+    assert interruption.ec2_notice() is None  # nobody there is no notice
+
+
+def test_a_notice_of_the_metadata_server_ends_a_training(metadata, shop_sample, tmp_path, monkeypatch):
+    told, url = metadata
+    monkeypatch.setenv(interruption.EC2, url)
+    told["ec2"] = 200
+    update = xgboost.Booster.update
+
+    def slow(self, *arguments, **keywords):
+        time.sleep(0.2)
+        update(self, *arguments, **keywords)
+
+    monkeypatch.setattr(xgboost.Booster, "update", slow)
+    todo = work(shop_sample, tmp_path, PLAIN, machine="ec2")
+    with pytest.raises(InterruptedTraining, match="EC2 spot"):
+        boost(todo)
+    assert Checkpoint(todo.checkpoint, "t1").read()[1].rounds >= 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "sml-interruption"]
+
+
+# --- killed processes -------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import pickle, sys
+from tests.ml.test_interruptions import boost, resumed
+todo = pickle.load(open(sys.argv[1], "rb"))
+boost(resumed(todo))
+"""
+
+
+def test_a_killed_driver_goes_on_to_the_same_bytes(shop_sample, tmp_path):
+    import cloudpickle
+
+    whole = boost(work(shop_sample, tmp_path, RANDOM | {"rounds": 900, "early_stopping": 900}, every=30))
+    todo = work(shop_sample, tmp_path / "spot", RANDOM | {"rounds": 900, "early_stopping": 900}, every=30)
+    (tmp_path / "work").write_bytes(cloudpickle.dumps(todo))
+    reached = [0]
+    for _ in range(5):
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "work")])
+        while driver.poll() is None:
+            start = Checkpoint(todo.checkpoint, "t1").read()
+            if start and start[1].rounds > reached[-1]:
+                driver.kill()
+                reached.append(start[1].rounds)
+        driver.wait()
+    assert len(reached) >= 4 and reached == sorted(reached)  # it got on from kill to kill
+    assert boost(resumed(todo)).model == whole.model
+
+
+def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_path):
+    settings = PARAMS | RANDOM | {"rounds": 240, "early_stopping": 240}
+    with cluster("processes", workers=2) as client:
+        whole = train(Training(DATASET, shop_sample, settings, 2, every=20), client, tmp_path / "whole", print)
+        lines, killed = [], []
+        training = Training(DATASET, shop_sample, settings, 2, tmp_path / "ckpt", every=20, seconds=0, interruptions=5)
+        assert training.model_id == whole.model_id
+
+        def pids_of_workers():
+            """Of the worker processes; the nannies' own children."""
+            mine = psutil.Process().children(recursive=True)
+            return [p.pid for p in mine if p.is_running() and "spawn_main" in " ".join(p.cmdline())]
+
+        def kill_after_checkpoint():
+            path, seen = tmp_path / "ckpt" / f"{training.model_id}.ubj", 0
+            while len(killed) < 5 and not (tmp_path / "one" / training.model_id).exists():
+                stamp = path.stat().st_mtime_ns if path.exists() else 0
+                if stamp > seen:
+                    seen = stamp
+                    pid = next(iter(pids_of_workers()))
+                    killed.append(pid)
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(0.02)
+
+        thread = threading.Thread(target=kill_after_checkpoint)
+        thread.start()
+        model = train(training, client, tmp_path / "one", lines.append)
+        thread.join(60)
+    assert killed and model.digest == whole.digest
+    assert sum("going on from the checkpoint" in line for line in lines) >= 1
+    lineage = Bundle.read(Path(model.uri)).lineage
+    assert 1 <= lineage["interruptions"] <= 5
+    assert not (tmp_path / "ckpt" / f"{training.model_id}.ubj").exists()
+    assert not [pid for pid in killed if psutil.pid_exists(pid)]
+
+
+# --- the checkpoint ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(shop_sample, tmp_path):
+    todo = work(shop_sample, tmp_path, PLAIN | {"rounds": 10})
+    boost(todo)
+    return Checkpoint(todo.checkpoint, "t1")
+
+
+def test_a_checkpoint_of_another_training_is_refused(written):
+    with pytest.raises(IntegrityError, match=r"another training(.|\n)*t2(.|\n)*t1(.|\n)*move it away"):
+        Checkpoint(written.path, "t2").read()
+    assert written.path.exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-40], lambda raw: b"no", lambda raw: b"", lambda raw: b"{}\n" + raw]
+)
+def test_a_broken_checkpoint_is_refused(written, damage):
+    written.path.write_bytes(damage(written.path.read_bytes()))
+    with pytest.raises(IntegrityError, match="is damaged"):
+        written.read()
+
+
+def test_a_model_without_a_state_is_no_checkpoint(written):
+    raw, state = written.read()
+    assert state.rounds == 10 and isinstance(state, State) and list(state.history) == ["auc", "logloss"]
+    written.path.write_bytes(raw)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        written.read()
+
+
+def test_a_checkpoint_is_replaced_as_a_whole(written):
+    assert [path.name for path in written.path.parent.iterdir()] == ["t1.ubj"]
+    assert Checkpoint(written.path.with_name("none.ubj"), "t1").read() is None
+
+
+# --- memory and devices -----------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_memory_goes_from_memory_to_disk_to_a_refusal():
+    assert plan_memory(100_000, 17, 2 * 10**9).mode == "memory"
+    outside = plan_memory(20_000_000, 17, 2 * 10**9)
+    assert outside.mode == "external" and outside.disk > 10**9 and outside.needed < 1.6 * 10**9
+    with pytest.raises(ConfigurationError, match=r"into one worker's memory(.|\n)*more workers"):
+        plan_memory(10**9, 17, 2 * 10**9)
+    with pytest.raises(ConfigurationError, match="into one worker's disk"):
+        plan_memory(20_000_000, 17, 2 * 10**9, free_disk=10**8)
+
+
+def test_external_memory_gives_the_same_model(shop_sample, tmp_path, monkeypatch):
+    inside = boost(work(shop_sample, tmp_path, PLAIN))
+    todo = work(shop_sample, tmp_path / "disk", PLAIN, rows=[10**7])
+    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda: 900 * 10**6)
+    outside = boost(todo)
+    assert (inside.memory.mode, outside.memory.mode) == ("memory", "external")
+    assert outside.model == inside.model
+
+
+def test_a_gpu_is_asked_for_only_where_there_is_one():
+    assert resolve_device("cpu") == "cpu"
+    if not list(Path("/dev").glob("nvidia[0-9]*")):
+        assert resolve_device("auto") == "cpu"
+        with pytest.raises(ConfigurationError, match=r"cannot train on a GPU(.|\n)*no GPU"):
+            resolve_device("cuda")
+    with pytest.raises(ConfigurationError, match="auto, cpu or cuda"):
+        resolve_device("tpu")
