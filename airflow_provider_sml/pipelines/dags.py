@@ -44,6 +44,8 @@ from airflow_provider_sml.pipelines.spec import PipelineSpec
 from airflow_provider_sml.sensors.landing import LandedFilesSensor
 
 _WORDS = {"daily": "0 0 * * *", "weekly": "0 3 * * 1", "monthly": "0 3 1 * *"}
+#: Days that may wait for their files at once.
+_WAITING_DAYS = 7
 # Early, because a task of a run before its start date would silently not exist; nothing is caught up.
 _START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
@@ -119,15 +121,18 @@ class _Builder:
         """The DAGs."""
         return [self.ingest(), self.train(), self.deploy(), self.monitor()]
 
-    def dag(self, stage: str, schedule: Any, doc: str, params: dict[str, Param]) -> DAG:
-        """A DAG of the model with what all have in common."""
+    def dag(self, stage: str, schedule: Any, doc: str, params: dict[str, Param], runs: int = 1) -> DAG:
+        """A DAG of the model with what all have in common.
+
+        :param runs: how many may go on at once; each of their tasks still runs one at a time.
+        """
         spec = self.spec
         return DAG(
             f"{spec.name}_{stage}",
             schedule=schedule,
             start_date=_START,
             catchup=False,
-            max_active_runs=1,
+            max_active_runs=runs,
             params=params,
             tags=["sml", spec.name, stage],
             description=f"{spec.name}: {doc.splitlines()[0]}",
@@ -136,6 +141,7 @@ class _Builder:
             default_args={
                 "owner": spec.owner,
                 "retries": 2,
+                "max_active_tis_per_dag": 1,
                 "retry_delay": dt.timedelta(minutes=1),
                 "on_failure_callback": self.alert(),
                 **self.default_args,
@@ -170,7 +176,8 @@ class _Builder:
         }
         doc = "Landed files go through Spark, are checked against the contract, and are published day by day."
         first, last = (f"{{{{ ingest_day('{which}', params, dag_run) }}}}" for which in ("first", "last"))
-        with self.dag("ingest", schedule, doc, params) as dag:
+        # A day whose file is late must not hold back the days after it.
+        with self.dag("ingest", schedule, doc, params, runs=_WAITING_DAYS) as dag:
             landed = LandedFilesSensor(
                 task_id="wait_for_landing", dataset=spec.dataset, places=self.places, first=first, last=last,
                 mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
