@@ -7,20 +7,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
 from airflow_provider_sml.pipelines.init import add_command
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
-from airflow_provider_sml.pipelines.spec import PipelineSpec
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of a spec, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **PipelineSpec.model_json_schema(),
-        "title": "airflow-provider-sml pipeline",
-    }
+from airflow_provider_sml.pipelines.schema import spec_schema
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.command == "init":
         return int(given.run(given))
     if given.command == "schema":
-        print(json.dumps(schema(), indent=1))
+        print(json.dumps(spec_schema(), indent=1))
         return 0
     failed = 0
     for path in given.files:
