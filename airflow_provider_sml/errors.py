@@ -79,6 +79,16 @@ class DeploymentError(SmlError):
     """A deployment did not reach its goal; what served before still serves."""
 
 
+class ConflictError(SmlError):
+    """Another process changed the same thing first; what it made stays, and nothing of this one is visible."""
+
+    retryable = False
+
+
+class CommitError(SmlError):
+    """A commit did not get its turn among those of other processes; a retry may."""
+
+
 class IntegrityError(SmlError):
     """Something stored is not what was recorded about it."""
 

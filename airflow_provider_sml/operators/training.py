@@ -70,7 +70,10 @@ class TrainXGBoostOperator(SmlOperator):
         sample = SampleRef.load(self.sample)
         dataset = Dataset.load(self.dataset)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
-        models = Path(self.models) if self.models else Path(sample.uri).parents[2] / "models" / dataset.name
+        folder = LakeHook(sample.lake).place(sample.uri)
+        models = (
+            LakeHook(sample.lake).place(self.models) if self.models else folder.parents[2] / "models" / dataset.name
+        )
         training = Training(dataset, sample, dict(self.hyperparameters), self.workers)
         with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
             model = train(training, client, models, lambda line: self.log.info("%s", line))
@@ -126,10 +129,12 @@ class EvaluateModelOperator(SmlOperator):
         from airflow_provider_sml.ml.training.evaluation import evaluate
 
         model = ModelRef.load(self.model)
-        bundle = Bundle.read(Path(model.uri))
+        sample = SampleRef.load(self.sample)
+        LakeHook(sample.lake).place(sample.uri)
+        bundle = Bundle.read(LakeHook(model.lake).place(model.uri))
         found = evaluate(
             bundle,
-            SampleRef.load(self.sample),
+            sample,
             Path(self.reports or f"{home()}/reports") / bundle.name / "evaluation" / model.model_id,
             baseline=self.baseline,
             slices=self.slices,
@@ -192,7 +197,8 @@ class RegisterModelOperator(SmlOperator):
 
         model = ModelRef.load(self.model)
         sample = SampleRef.load(self.sample)
-        features = Bundle.read(Path(model.uri)).dataset.feature_list
+        features = Bundle.read(LakeHook(model.lake).place(model.uri)).dataset.feature_list
+        LakeHook(sample.lake).place(sample.uri)
         rows, _ = data.read(split_files(sample, "test")[0], features)
         version = (
             MlflowHook(self.mlflow)
@@ -202,7 +208,8 @@ class RegisterModelOperator(SmlOperator):
                 model,
                 example_rows(rows),
                 evaluation=EvaluationRef.load(self.evaluation) if self.evaluation else None,
-                lineage=lineage(context) | {"sample_uri": sample.uri, "sample_rate": str(sample.rate)},
+                lineage=lineage(context)
+                | {"lake": sample.lake, "sample_uri": sample.uri, "sample_rate": str(sample.rate)},
             )
         )
         self.log.info("%s version %s is the challenger (model %s)", version.name, version.version, version.model_id)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, IntegrityError, require
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef
 
@@ -144,7 +145,7 @@ class Registry:
         :param lineage: further tags, such as the DAG run.
         :raises IntegrityError: when the stored model scores the example differently.
         """
-        bundle = Bundle.read(Path(model.uri))
+        bundle = Bundle.read(storage.place(model.uri))
         with self._client() as client:
             version = self._registered(client, name, model.model_id)
             if version is None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import feature_types
 from airflow_provider_sml.ml.contract import LABEL, Feature
 from airflow_provider_sml.ml.sampling.methods import WEIGHT
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def weights(path: Path) -> np.ndarray | None:
     """The rows' weights, where the sample gave them some: float32 of shape (rows,)."""
-    if WEIGHT not in pq.read_schema(path).names:
+    if WEIGHT not in storage.read_schema(path).names:
         return None
-    return pq.read_table(path, columns=[WEIGHT]).column(WEIGHT).to_numpy().astype(np.float32)
+    return storage.read_table(path, columns=[WEIGHT]).column(WEIGHT).to_numpy().astype(np.float32)
 
 
 def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +33,7 @@ def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarra
     :param features: which ones, in this order.
     :returns: float32 of shape (rows, features), NaN for NULL and codes for categories; float32 of shape (rows,).
     """
-    table = pq.read_table(path, columns=[*(feature.name for feature in features), LABEL])
+    table = storage.read_table(path, columns=[*(feature.name for feature in features), LABEL])
     return matrix(table, features), table.column(LABEL).to_numpy().astype(np.float32)
 
 

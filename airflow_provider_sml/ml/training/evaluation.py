@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer, recalibrate
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.expressions import identifier
@@ -47,7 +47,7 @@ def evaluate(
     :param champion: the version that is in production, and its model.
     :raises ConfigurationError: when a column is not in the sample.
     """
-    test = pa.concat_tables([pq.read_table(path) for path in split_files(sample, "test")])
+    test = pa.concat_tables([storage.read_table(path) for path in split_files(sample, "test")])
     _known([*baseline, *slices], test.column_names)
     labels = test.column(LABEL).to_numpy().astype(float)
     raw = Scorer(bundle).raw_scores(data.matrix(test, bundle.dataset.feature_list))
@@ -116,10 +116,8 @@ def _baseline(
     sample: SampleRef, test: pa.Table, labels: np.ndarray, scores: np.ndarray, by: Sequence[str]
 ) -> dict[str, Any]:
     """The label's rate of each group in the training rows; an unseen group gets the overall rate."""
-    import duckdb
-
     keys = ", ".join(identifier(name, "duckdb") for name in by)
-    with duckdb.connect() as connection:
+    with storage.connect_duckdb([sample.uri]) as connection:
         connection.execute(
             f"CREATE TEMP TABLE rates AS SELECT {keys}, avg({LABEL}) AS rate FROM read_parquet(?) GROUP BY {keys}",
             [[str(path) for path in split_files(sample, "train")]],

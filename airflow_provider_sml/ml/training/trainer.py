@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError, DataError, require
-from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle
+from airflow_provider_sml.ml import storage
+from airflow_provider_sml.ml.bundle import Bundle
 from airflow_provider_sml.ml.contract import Dataset, Feature
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training import data
@@ -86,8 +86,9 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     :raises DataError: when the rows do not allow a model.
     """
     require("xgboost", "xgboost")
-    folder = models / training.model_id
-    if not (folder / BUNDLE_FILE).exists():
+    name = models / training.model_id
+    folder = storage.find_folder(name)
+    if folder is None:
         started = time.monotonic()
         model, rounds = _run(training, client, log)
         bundle = Bundle(
@@ -107,10 +108,9 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
             model=model,
             recalibration=float(read_manifest(training.sample).get("recalibration", 1.0)),
         )
-        temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-        bundle.write(temporary)
-        if not folder.exists():
-            temporary.rename(folder)
+        filled = storage.fresh_folder(name)
+        bundle.write(filled)
+        folder = storage.settle(filled, name)
     else:
         log(f"model {training.model_id} was trained before and is used again")
     bundle = Bundle.read(folder)
@@ -120,6 +120,7 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
         digest=bundle.digest,
         sample_id=training.sample.sample_id,
         rounds=bundle.rounds,
+        lake=training.sample.lake,
     )
 
 
