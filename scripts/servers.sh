@@ -15,7 +15,7 @@ for name in "${!modules[@]}"; do
         echo "servers: no Go on the PATH, so $name is not built and its tests are skipped (apt-get install golang)"
         continue
     fi
-    echo "servers: building $name $version (two minutes, once)"
+    echo "servers: building $name $version (some minutes, once)"
     building="$(mktemp -d "$cache/build.XXXXXX")"
     trap 'chmod -R u+w "$building" 2>/dev/null; rm -rf "$building"' EXIT
     if GOBIN="$building" CGO_ENABLED=0 go install -trimpath -ldflags "-s -w" "${modules[$name]}" >"$cache/$name.log" 2>&1; then

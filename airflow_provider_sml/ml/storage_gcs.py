@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gcsfs import GCSFileSystem
-from gcsfs.core import simple_upload
+# Not from gcsfs itself: that name is the class for zonal buckets, which asks for a bucket's layout over gRPC.
+from gcsfs.core import GCSFileSystem, simple_upload
 
 
 class GcsFileSystem(GCSFileSystem):
