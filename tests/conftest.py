@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["airflow_provider_sml.testing.plugin", "airflow_provider_sml.testing.clouds"]
+pytest_plugins = [f"airflow_provider_sml.testing.{name}" for name in ("plugin", "clouds", "stores")]
 
 ROOT = Path(__file__).resolve().parents[1]
 

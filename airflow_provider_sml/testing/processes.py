@@ -1,4 +1,4 @@
-"""Servers that tests start: a process on a free loopback port that is ready when the fixture gives it, and ends with it."""
+"""Servers that tests start: a process on a free loopback port, ready when the fixture gives it, and ended with it."""
 
 from __future__ import annotations
 
