@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import GateError
 from airflow_provider_sml.hooks.dask import DaskHook
+from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.dataset import Dataset
