@@ -89,8 +89,9 @@ def test_the_schedules_are_those_of_the_spec(build):
     assert isinstance(ingest, CronDataIntervalTimetable) and ingest.expression == "30 4 * * 1-5"
     assert isinstance(train, AssetOrTimeSchedule) and isinstance(train.timetable, CronTriggerTimetable)
     assert train.timetable.expression == "0 3 1 * *"
-    for dag in dags.values():
-        assert not dag.catchup and dag.max_active_runs == 1
+    assert not any(dag.catchup for dag in dags.values())
+    alone = [stage for stage, dag in dags.items() if dag.max_active_runs == 1]
+    assert alone == ["train", "deploy", "monitor"], "only days that wait for their files stand side by side"
 
 
 def test_nothing_runs_by_itself_where_the_spec_says_so(build):
