@@ -17,7 +17,10 @@ setup:
 demo: setup ## Run one model's whole life on real flights
 	@$(PY) include/demo/run.py
 
-test: setup ## Run all tests
+servers: ## Build the servers that tests run S3 and GCS on, once (needs Go)
+	@scripts/servers.sh
+
+test: setup servers ## Run all tests
 	@$(PY) -m pytest
 
 up: setup ## Start Airflow with its UI on this project (Ctrl-C ends it)
@@ -40,4 +43,4 @@ clean: ## Remove everything that the targets made
 	@if [ -x $(PY) ]; then $(MAKE) --no-print-directory stop || true; fi
 	rm -rf .venv .tools .airflow build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache include/data include/reports
 
-.PHONY: help setup demo test up stop lint bench lock clean
+.PHONY: help setup demo servers test up stop lint bench lock clean

@@ -7,6 +7,9 @@ the retry to Airflow.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SmlError(Exception):
     """Base of all errors of this package.
@@ -14,7 +17,7 @@ class SmlError(Exception):
     :param message: what happened, in one sentence.
     :param expected: what would have been right.
     :param found: what was there instead.
-    :param todo: what the reader can do about it.
+    :param todo: what the reader can do about it; a question ("did you mean x?") is put beside what was found.
     """
 
     retryable = True
@@ -33,9 +36,11 @@ class SmlError(Exception):
             facts.append(f"expected: {self.expected}")
         if self.found is not None:
             facts.append(f"found: {self.found}")
+        if self.todo and self.todo.endswith("?"):
+            facts.append(self.todo)
         if facts:
             lines.append("  " + "; ".join(facts))
-        if self.todo:
+        if self.todo and not self.todo.endswith("?"):
             lines.append(f"  to do: {self.todo}")
         return "\n".join(lines)
 
@@ -74,10 +79,30 @@ class DeploymentError(SmlError):
     """A deployment did not reach its goal; what served before still serves."""
 
 
+class ConflictError(SmlError):
+    """Another process changed the same thing first; what it made stays, and nothing of this one is visible."""
+
+    retryable = False
+
+
+class CommitError(SmlError):
+    """A commit did not get its turn among those of other processes; a retry may."""
+
+
 class IntegrityError(SmlError):
     """Something stored is not what was recorded about it."""
 
     retryable = False
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str | None:
+    """The question for the known name that is nearest to one that is not known; None when none is near.
+
+    :param name: what was written.
+    :param known: what might have been meant.
+    """
+    close = difflib.get_close_matches(str(name), [str(other) for other in known], n=1)
+    return f"did you mean {close[0]}?" if close else None
 
 
 def require(module: str, extra: str) -> None:

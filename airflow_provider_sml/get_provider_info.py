@@ -5,6 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 _TEXT = {"type": ["string", "null"]}
+_SECRET = {"type": ["string", "null"], "format": "password"}
+
+
+def _field(label: str, description: str, schema: dict[str, Any] = _TEXT) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": schema}
+
+
+_LAKE_FIELDS = {
+    "location": _field("Location", "Folder, or address on S3 or Google Cloud Storage: /data/lake, s3://bucket/lake"),
+    "storage_conn_id": _field("Storage connection", "Id of an aws or google_cloud_platform connection to the store"),
+    "access_key": _field("Access key", "Of an S3 store, where no storage connection is named; empty: the environment"),
+    "secret_key": _field("Secret key", "That goes with the access key", _SECRET),
+    "endpoint": _field("Endpoint", "Address of a store that is not Amazon's or Google's own"),
+    "region": _field("Region", "AWS region of the store, and of Glue"),
+    "kms_key": _field("KMS key", "Everything is encrypted with it: ARN on AWS, full name of the key on Google"),
+    "catalog": _field(
+        "Catalog",
+        "sqlite serves one machine; several need postgres, glue or rest",
+        {"type": ["string", "null"], "enum": ["sqlite", "postgres", "glue", "rest", None]},
+    ),
+    "catalog_uri": _field("Catalog address", "Of PostgreSQL, of a REST catalog, or the path of SQLite's file"),
+    "namespace": _field("Namespace", "Of the tables in the catalog; lake when empty"),
+    "catalog_properties": _field("Catalog properties", 'More of them as JSON: {"warehouse": "prod"}'),
+}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -18,17 +42,16 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "sml_lake",
                 "hook-class-name": "airflow_provider_sml.hooks.lake.LakeHook",
                 "hook-name": "SML lake",
-                "conn-fields": {
-                    "location": {
-                        "label": "Location",
-                        "description": "Folder of the lake, such as /data/lake",
-                        "schema": _TEXT,
-                    }
-                },
+                "conn-fields": _LAKE_FIELDS,
                 "ui-field-behaviour": {
-                    "hidden-fields": ["host", "port", "login", "password", "schema", "extra"],
-                    "relabeling": {},
-                    "placeholders": {},
+                    "hidden-fields": ["host", "port", "schema", "extra"],
+                    "relabeling": {"login": "Catalog user", "password": "Catalog password or token"},
+                    "placeholders": {
+                        "location": "s3://bucket/lake",
+                        "catalog_uri": "postgresql://host:5432/database",
+                        "region": "eu-central-1",
+                        "kms_key": "arn:aws:kms:...",
+                    },
                 },
             },
             {

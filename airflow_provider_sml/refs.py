@@ -55,7 +55,7 @@ class Ref:
 class StagedRef(Ref):
     """Files written to a fresh place, checked by nobody yet and visible to no reader.
 
-    :param lake: location of the lake.
+    :param lake: the lake as the operator was given it: a connection's id or a location, never a credential.
     :param table: name of the table they are meant for.
     :param uri: the folder of the run: ``data/``, ``quarantine/`` and ``report.json`` lie in it.
     :param first: first day of the interval, ``YYYY-MM-DD``.
@@ -80,7 +80,7 @@ class StagedRef(Ref):
 class SnapshotRef(Ref):
     """One state of a lake table.
 
-    :param lake: location of the lake.
+    :param lake: the lake as the operator was given it: a connection's id or a location, never a credential.
     :param table: name of the table.
     :param snapshot_id: Iceberg's id of the snapshot: the version of the data.
     :param first: first day that this publish replaced.
@@ -110,6 +110,7 @@ class SampleRef(Ref):
     :param method: how the training rows were chosen, such as ``hash``.
     :param rate: share of the rows (of the entities, of the negatives) kept in the training split, 0 to 1.
     :param rows: rows of each split.
+    :param lake: the lake that it lies in, as the operator was given it.
     """
 
     kind: ClassVar[str] = "sample"
@@ -120,6 +121,7 @@ class SampleRef(Ref):
     method: str
     rate: float
     rows: dict[str, int]
+    lake: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class ModelRef(Ref):
     :param digest: SHA-256 of the model's bytes.
     :param sample_id: the sample it was trained on.
     :param rounds: number of boosting rounds kept.
+    :param lake: the lake whose store it lies on, as the operator was given it.
     """
 
     kind: ClassVar[str] = "model"
@@ -160,6 +163,7 @@ class ModelRef(Ref):
     digest: str
     sample_id: str
     rounds: int
+    lake: str = ""
 
 
 @dataclass(frozen=True)

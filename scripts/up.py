@@ -504,11 +504,16 @@ def wait_until_parsed(api: Api, processes: Processes, stop: StopRequest) -> tupl
 
 def box(url: str, password: str, dags: list[str], broken: list[str]) -> str:
     lines = ["Airflow is ready.", "", f"  URL       {url}", f"  user      {USER}", f"  password  {password}", ""]
-    if dags:
-        first = next((dag for dag in dags if dag.endswith("_ingest")), dags[0])
+    if dags and (PROJECT / "include" / "data" / "lake").is_dir():
+        first = next((dag for dag in dags if dag.endswith("_monitor")), dags[0])
         lines += [
             f"First: log in, open Dags > {first}, press Trigger (top right). The run appears in the",
-            "grid on the left; click one of its squares for the task's log.",
+            "grid on the left; click one of its squares for the task's log. Then look at the page Models.",
+        ]
+    elif dags:
+        lines += [
+            "First: end this, run `make demo`, which fills the lake and trains a model, and come back.",
+            f"DAGs: {', '.join(dags[:4])}{', ...' if len(dags) > 4 else ''}",
         ]
     else:
         lines += ["First: put a DAG into dags/; it appears under Dags within a minute."]

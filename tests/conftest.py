@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = [
-    "airflow_provider_sml.testing.plugin",
-    "airflow_provider_sml.testing.clouds",
+    *(f"airflow_provider_sml.testing.{name}" for name in ("plugin", "clouds", "stores")),
     "tests.trained",
     "tests.mlflow_server",
 ]

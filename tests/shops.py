@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from airflow_provider_sml.pipelines.loader import _Loader
+from airflow_provider_sml.pipelines.document import SpecLoader
 from airflow_provider_sml.pipelines.spec import PipelineSpec
 
 SPEC = """
@@ -89,7 +89,7 @@ def spec_text(root: Path, port: int = 8599) -> str:
 
 def make_spec(root: Path, port: int = 8599, **changes) -> PipelineSpec:
     """The spec; ``changes`` replace whole sections."""
-    values = yaml.load(spec_text(root, port), _Loader)
+    values = yaml.load(spec_text(root, port), SpecLoader)
     return PipelineSpec.model_validate(values | changes)
 
 

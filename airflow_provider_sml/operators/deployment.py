@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
@@ -72,7 +73,9 @@ class DeployModelOperator(SmlOperator):
         endpoint = LocalEndpoint(root, self.endpoint or self.name, int(self.port))
         folder = root / endpoint.name / "models" / version.model_id
         bundle = registry.bundle(version, folder)
-        rows, scores = stored_rows(bundle, Path(sample_of(version, registry.tags(version))), self.parity_rows)
+        tags = registry.tags(version)
+        sample = LakeHook(tags.get("lake", "")).place(sample_of(version, tags))
+        rows, scores = stored_rows(bundle, sample, self.parity_rows)
         if endpoint.serves(version.version, version.model_id):
             self.log.info("version %s serves already", version.version)
             checked = check_parity(endpoint.url, rows, scores)

@@ -12,6 +12,7 @@ from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.cloud.spark_submit import SparkSubmitJob
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.model import HashPrivacy
@@ -66,6 +67,7 @@ class SparkEtlOperator(RemoteJobOperator):
 
     def job(self, context: Context) -> Adapter:
         """spark-submit of the application, with its plan in the run's folder."""
+        from airflow_provider_sml.ml import storage
         from airflow_provider_sml.ml.etl import plan
 
         dataset = Dataset.load(self.dataset)
@@ -74,23 +76,25 @@ class SparkEtlOperator(RemoteJobOperator):
         name = job_name(*run_key(context))
         table = self.table or dataset.name
         output = lake.stage(table, name)
-        output.mkdir(parents=True)
         compiled = plan.compile_plan(dataset, self.places, first, last, str(output))
-        (output / "plan.json").write_text(json.dumps(compiled))
+        storage.write(output / "plan.json", json.dumps(compiled))
         self.log.info("%s: %d days from %s to %s, %d files", table, (last - first).days + 1, first, last,
                       len(compiled["paths"]))  # fmt: skip
         return SparkSubmitJob(
             name=name,
             application=str(Path(plan.__file__).with_name("application.py")),
             arguments=[str(output / "plan.json")],
-            work=f"{lake.location}/jobs",
+            work=f"{home()}/jobs" if lake.is_remote else f"{lake.location}/jobs",
             master=self.master,
-            conf=plan.SPARK_CONF | dict(self.spark_conf),
+            conf=plan.SPARK_CONF | lake.spark_conf() | dict(self.spark_conf),
             output={"uri": str(output), "first": first.isoformat(), "last": last.isoformat(), "table": table},
         )
 
     def secrets(self) -> dict[str, str]:
-        """The keys of hashed columns, by connection."""
+        """The keys of hashed columns, by connection, and the credentials of the lake's store."""
+        return LakeHook(self.lake).get_conn().spark_env() | self._privacy_keys()
+
+    def _privacy_keys(self) -> dict[str, str]:
         from airflow.sdk import BaseHook
 
         columns = Dataset.load(self.dataset).contract.columns.values()
@@ -108,9 +112,11 @@ class SparkEtlOperator(RemoteJobOperator):
 
     def finish(self, context: Context, result: dict[str, Any]) -> StagedRef:
         """Read what the run reported."""
+        from airflow_provider_sml.ml import storage
         from airflow_provider_sml.ml.lake.audit import Staged
 
-        staged = Staged.read(Path(result["uri"]))
+        lake = LakeHook(self.lake).get_conn()
+        staged = Staged.read(storage.place(result["uri"]))
         for name, found in staged.report["joins"].items():
             for column, count in found["set_to_null"].items():
                 self.log.warning("%s.%s: %d values break the contract and became NULL", name, column, count)
@@ -119,7 +125,7 @@ class SparkEtlOperator(RemoteJobOperator):
             f"{staged.rows_in - staged.rows_good:,}", staged.reasons(),
         )  # fmt: skip
         return StagedRef(
-            lake=LakeHook(self.lake).get_conn().location,
+            lake=lake.name,
             table=result["table"],
             uri=result["uri"],
             first=result["first"],
@@ -151,15 +157,15 @@ class PublishPartitionsOperator(SmlOperator):
     def run(self, context: Context) -> SnapshotRef:
         """Audit, then publish. After a failed audit the staged files stay where they are, for a look at them."""
         from airflow_provider_sml.errors import DataError
+        from airflow_provider_sml.ml import storage
         from airflow_provider_sml.ml.contract.dataset import PARTITION
-        from airflow_provider_sml.ml.lake import Lake
         from airflow_provider_sml.ml.lake.audit import Staged, audit
 
         ref = StagedRef.load(self.staged)
         dataset = Dataset.load(self.dataset)
-        lake = Lake(ref.lake)
+        lake = LakeHook(ref.lake).get_conn()
         first, last = parse_interval(ref.first, ref.last)
-        staged = Staged.read(Path(ref.uri))
+        staged = Staged.read(storage.place(ref.uri))
         try:
             audit(dataset, staged, first, last, lake.days(ref.table))
         except DataError:
@@ -197,12 +203,11 @@ class PublishWarehouseOperator(SmlOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         """Publish the snapshot's days."""
-        from airflow_provider_sml.ml.lake import Lake
         from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
 
         ref = SnapshotRef.load(self.snapshot)
         first, last = parse_interval(ref.first, ref.last)
-        files = Lake(ref.lake).files(ref.table, ref.snapshot_id, first, last)
+        files = LakeHook(ref.lake).get_conn().files(ref.table, ref.snapshot_id, first, last)
         total = DuckDBWarehouse(Path(self.warehouse)).publish(ref, files, Dataset.load(self.dataset).table_columns)
         self.log.info("%s: %s rows in %s", ref.table, f"{total:,}", os.path.basename(self.warehouse))
         return {"table": ref.table, "rows": ref.rows, "total_rows": total, "snapshot_id": ref.snapshot_id}

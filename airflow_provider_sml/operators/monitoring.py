@@ -151,7 +151,8 @@ class DriftReportOperator(_ChampionOperator):
         lake = LakeHook(self.lake).get_conn()
         table = self.table or self.name
         limits = drift.Limits(self.share, self.numeric, self.category, self.rows)
-        reference = predictions.scored(predictions.reference_rows(Path(sample_of(version, tags))), scorer)
+        sample = LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
+        reference = predictions.scored(predictions.reference_rows(sample), scorer)
         folder = Path(self.reports or f"{home()}/reports") / self.name / "nights"
         delay = dt.timedelta(days=math.ceil(duration(self.label_known_after) / dt.timedelta(days=1)))
         report = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import DataError, GateError, IntegrityError
 from airflow_provider_sml.hooks.dask import DaskHook
+from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.dataset import Dataset
@@ -38,9 +39,16 @@ class TrainXGBoostOperator(SmlOperator):
     :param cluster: ``local`` (in this process), ``processes``, a scheduler's address, or the id of its connection.
     :param workers: workers that the rows are split over.
     :param models: folder for the model bundles; beside the sample's lake when None.
+    :param device: ``auto`` (a GPU where a worker has one), ``cpu`` or ``cuda``.
+    :param checkpoint: folder of the checkpoints, which all workers reach; beside the sample's lake when None.
+    :param checkpoint_rounds: rounds between checkpoints. Where rows or columns are drawn at random (``subsample``,
+        ``colsample_*``), it decides the model's bytes too.
+    :param checkpoint_seconds: seconds between checkpoints, whichever comes first; 0 for rounds only.
+    :param interruptions: lost workers that are survived within one try of the task.
+    :param machine: where the workers run, to notice an interruption in time: ``ec2``, ``gce`` or empty.
     """
 
-    template_fields: Sequence[str] = ("sample", "hyperparameters", "cluster", "models")
+    template_fields: Sequence[str] = ("sample", "hyperparameters", "cluster", "models", "device", "checkpoint")
     ui_color = "#f8d7da"
 
     def __init__(
@@ -52,6 +60,12 @@ class TrainXGBoostOperator(SmlOperator):
         cluster: str = "local",
         workers: int = 1,
         models: str | None = None,
+        device: str = "auto",
+        checkpoint: str | None = None,
+        checkpoint_rounds: int = 50,
+        checkpoint_seconds: float = 60.0,
+        interruptions: int = 3,
+        machine: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +75,12 @@ class TrainXGBoostOperator(SmlOperator):
         self.cluster = cluster
         self.workers = workers
         self.models = models
+        self.device = device
+        self.checkpoint = checkpoint
+        self.checkpoint_rounds = checkpoint_rounds
+        self.checkpoint_seconds = checkpoint_seconds
+        self.interruptions = interruptions
+        self.machine = machine
 
     def run(self, context: Context) -> ModelRef:
         """Train on the cluster."""
@@ -70,8 +90,20 @@ class TrainXGBoostOperator(SmlOperator):
         sample = SampleRef.load(self.sample)
         dataset = Dataset.load(self.dataset)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
-        models = Path(self.models) if self.models else Path(sample.uri).parents[2] / "models" / dataset.name
-        training = Training(dataset, sample, dict(self.hyperparameters), self.workers)
+        hook = LakeHook(sample.lake)
+        lake = hook.place(sample.uri).parents[2]
+        models = hook.place(self.models) if self.models else lake / "models" / dataset.name
+        training = Training(
+            dataset,
+            sample,
+            {"device": self.device, **self.hyperparameters},
+            self.workers,
+            checkpoint=hook.place(self.checkpoint) if self.checkpoint else lake / "checkpoints" / dataset.name,
+            every=self.checkpoint_rounds,
+            seconds=self.checkpoint_seconds,
+            interruptions=self.interruptions,
+            machine=self.machine,
+        )
         with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
             model = train(training, client, models, lambda line: self.log.info("%s", line))
         self.log.info(
@@ -126,10 +158,12 @@ class EvaluateModelOperator(SmlOperator):
         from airflow_provider_sml.ml.training.evaluation import evaluate
 
         model = ModelRef.load(self.model)
-        bundle = Bundle.read(Path(model.uri))
+        sample = SampleRef.load(self.sample)
+        LakeHook(sample.lake).place(sample.uri)
+        bundle = Bundle.read(LakeHook(model.lake).place(model.uri))
         found = evaluate(
             bundle,
-            SampleRef.load(self.sample),
+            sample,
             Path(self.reports or f"{home()}/reports") / bundle.name / "evaluation" / model.model_id,
             baseline=self.baseline,
             slices=self.slices,
@@ -192,7 +226,8 @@ class RegisterModelOperator(SmlOperator):
 
         model = ModelRef.load(self.model)
         sample = SampleRef.load(self.sample)
-        features = Bundle.read(Path(model.uri)).dataset.feature_list
+        features = Bundle.read(LakeHook(model.lake).place(model.uri)).dataset.feature_list
+        LakeHook(sample.lake).place(sample.uri)
         rows = next((found for path in split_files(sample, "test") if len(found := data.read(path, features)[0])), None)
         if rows is None:
             raise DataError(
@@ -209,7 +244,8 @@ class RegisterModelOperator(SmlOperator):
                 model,
                 example_rows(rows),
                 evaluation=EvaluationRef.load(self.evaluation) if self.evaluation else None,
-                lineage=lineage(context) | {"sample_uri": sample.uri, "sample_rate": str(sample.rate)},
+                lineage=lineage(context)
+                | {"lake": sample.lake, "sample_uri": sample.uri, "sample_rate": str(sample.rate)},
             )
         )
         self.log.info("%s version %s is the challenger (model %s)", version.name, version.version, version.model_id)

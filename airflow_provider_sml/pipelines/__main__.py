@@ -1,23 +1,16 @@
-"""``python -m airflow_provider_sml.pipelines check FILE ...`` checks specs; ``schema`` prints their JSON schema."""
+"""``python -m airflow_provider_sml.pipelines``: ``check FILE ...`` checks specs, ``schema`` prints their JSON schema,
+``init NAME --from FILE`` writes a first one for a CSV file.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from typing import Any
 
+from airflow_provider_sml.pipelines.init import add_command
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
-from airflow_provider_sml.pipelines.spec import PipelineSpec
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of a spec, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **PipelineSpec.model_json_schema(),
-        "title": "airflow-provider-sml pipeline",
-    }
+from airflow_provider_sml.pipelines.schema import spec_schema
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--profile", help="lay FILE's profile of this name over it")
     commands.add_parser("schema", help="print the JSON schema of a spec")
+    add_command(commands)
     given = parser.parse_args(arguments)
+    if given.command == "init":
+        return int(given.run(given))
     if given.command == "schema":
-        print(json.dumps(schema(), indent=1))
+        print(json.dumps(spec_schema(), indent=1))
         return 0
     failed = 0
     for path in given.files:

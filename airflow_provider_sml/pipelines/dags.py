@@ -38,12 +38,16 @@ from airflow_provider_sml.operators.training import (
     RegisterModelOperator,
     TrainXGBoostOperator,
 )
+from airflow_provider_sml.pipelines.checks import PATH_PLACES
 from airflow_provider_sml.pipelines.interval import MACROS
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
+from airflow_provider_sml.pipelines.pictures import nights, picture
 from airflow_provider_sml.pipelines.spec import PipelineSpec
 from airflow_provider_sml.sensors.landing import LandedFilesSensor
 
 _WORDS = {"daily": "0 0 * * *", "weekly": "0 3 * * 1", "monthly": "0 3 1 * *"}
+#: Days that may wait for their files at once.
+_WAITING_DAYS = 7
 # Early, because a task of a run before its start date would silently not exist; nothing is caught up.
 _START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
@@ -94,6 +98,11 @@ def locate(path: str | Path, caller: Path | None) -> tuple[Path, Path]:
     )
 
 
+def _day(title: str, description: str) -> Param:
+    """A day that may be left empty."""
+    return Param(None, type=["string", "null"], format="date", title=title, description=description)
+
+
 class _Builder:
     """Builds the four DAGs of a spec whose places start at a root."""
 
@@ -105,7 +114,8 @@ class _Builder:
         self.lake = self.place(places.lake)
         self.mlflow = self.place(places.mlflow)
         self.reports = self.place(places.reports)
-        self.places = {"landing": self.place(places.landing), "lake": self.lake}
+        self.places = {name: self.place(getattr(places, name)) for name in PATH_PLACES}
+        self.channels = [alert.model_dump() for alert in spec.alerts]
         self.published = Asset(f"sml://{spec.name}/published")
         self.passed = Asset(f"sml://{spec.name}/passed")
         self.deployed = Asset(f"sml://{spec.name}/deployed")
@@ -119,23 +129,27 @@ class _Builder:
         """The DAGs."""
         return [self.ingest(), self.train(), self.deploy(), self.monitor()]
 
-    def dag(self, stage: str, schedule: Any, doc: str, params: dict[str, Param]) -> DAG:
-        """A DAG of the model with what all have in common."""
+    def dag(self, stage: str, schedule: Any, doc: str, params: dict[str, Param], runs: int = 1) -> DAG:
+        """A DAG of the model with what all have in common.
+
+        :param runs: how many may go on at once; each of their tasks still runs one at a time.
+        """
         spec = self.spec
         return DAG(
             f"{spec.name}_{stage}",
             schedule=schedule,
             start_date=_START,
             catchup=False,
-            max_active_runs=1,
+            max_active_runs=runs,
             params=params,
             tags=["sml", spec.name, stage],
             description=f"{spec.name}: {doc.splitlines()[0]}",
-            doc_md=f"### {spec.name}: {stage}\n{spec.description}\n\n{doc}",
+            doc_md=f"### {spec.name}: {stage}\n{spec.description}\n\n{doc}\n\n```text\n{picture(stage, spec)}\n```",
             user_defined_macros=MACROS,
             default_args={
                 "owner": spec.owner,
                 "retries": 2,
+                "max_active_tis_per_dag": 1,
                 "retry_delay": dt.timedelta(minutes=1),
                 "on_failure_callback": self.alert(),
                 **self.default_args,
@@ -148,7 +162,17 @@ class _Builder:
             title=f"{self.spec.name}: {{{{ ti.task_id }}}} failed",
             body="{{ dag.dag_id }}, run {{ run_id }}: {{ exception }}",
             severity="critical",
-            channels=[alert.model_dump() for alert in self.spec.alerts],
+            channels=self.channels,
+        )
+
+    def drift_alert(self) -> AlertNotifier:
+        """What happens when enough nights have drifted."""
+        follows = "training starts" if self.spec.monitor.then == "retrain" else "nothing else happens by itself"
+        return AlertNotifier(
+            title=f"{self.spec.name} has drifted",
+            body=f"{nights(self.spec).capitalize()} drifted; {follows}. The task drift of this run gave the report.",
+            severity="warning",
+            channels=self.channels,
         )
 
     # --- the DAGs -------------------------------------------------------------------------------------------------
@@ -158,19 +182,15 @@ class _Builder:
         spec = self.spec
         cron = spec.schedule.ingest
         schedule = CronDataIntervalTimetable(_WORDS.get(cron, cron), timezone="UTC") if cron else None
-        day = {"type": ["string", "null"], "format": "date"}
         params = {
-            "first_day": Param(
-                None,
-                title="First day",
-                description="Of a range, in one Spark job. Empty: the day that just ended.",
-                **day,
-            ),
-            "last_day": Param(None, title="Last day", description="Inclusive. Empty: the first day only.", **day),
-        }
+            "first_day": _day("First day", "Of a range, ingested in one Spark job. Empty: the last day alone, or "
+                              "without one the days that just ended."),
+            "last_day": _day("Last day", "Inclusive. Empty: the first day alone."),
+        }  # fmt: skip
         doc = "Landed files go through Spark, are checked against the contract, and are published day by day."
         first, last = (f"{{{{ ingest_day('{which}', params, dag_run) }}}}" for which in ("first", "last"))
-        with self.dag("ingest", schedule, doc, params) as dag:
+        # A day whose file is late must not hold back the days after it.
+        with self.dag("ingest", schedule, doc, params, runs=_WAITING_DAYS) as dag:
             landed = LandedFilesSensor(
                 task_id="wait_for_landing", dataset=spec.dataset, places=self.places, first=first, last=last,
                 mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
@@ -200,12 +220,15 @@ class _Builder:
             schedule = AssetOrTimeSchedule(timetable=timetable, assets=schedule) if schedule else timetable
         auto = spec.sample.rate == "auto"
         params = {
-            "as_of": Param(None, type=["string", "null"], format="date", title="As of",
-                           description="The last day of data to use. Empty: the last published day."),
-            "rate": Param(None if auto else spec.sample.rate, type=["number", "null"] if auto else "number",
-                          exclusiveMinimum=0, maximum=1, title="Sample rate",
-                          description="Share of the training rows to keep." + (" Empty: planned." if auto else "")),
-        }  # fmt: skip
+            "as_of": _day("As of", "The last day of data to use. Empty: the last published day."),
+        }
+        if spec.sample.method != "all":
+            share = f"the {', '.join(spec.sample.by)}, all rows of each" if spec.sample.method == "hash" else "the rows"
+            params["rate"] = Param(
+                None if auto else spec.sample.rate, type=["number", "null"] if auto else "number",
+                exclusiveMinimum=0, maximum=1, title="Sample rate",
+                description=f"Share of {share}, to train on; 1 for all." + (" Empty: planned." if auto else ""),
+            )  # fmt: skip
         doc = (
             "A sample is drawn, a model trained, evaluated on later days, registered, and judged against the champion."
         )
@@ -216,7 +239,7 @@ class _Builder:
                 "method": spec.sample.method, "by": spec.sample.by, "key": spec.contract.key,
                 "half_life": spec.sample.half_life, "seed": spec.sample.seed, "lake": self.lake,
             }  # fmt: skip
-            rate: Any = "{{ params.rate }}"
+            rate: Any = "{{ params.get('rate', 1) }}"
             if auto:
                 rate = PlanSampleOperator(
                     task_id="plan_sample", **rows, dataset=spec.dataset, hyperparameters=spec.train.params,
@@ -247,7 +270,8 @@ class _Builder:
         spec = self.spec
         params = {
             "version": Param(None, type=["string", "null"], pattern=r"^\d+$", title="Version",
-                             description="Version to deploy. Empty: the one that passed last."),
+                             description="Number of the version to deploy, for instance an older one to go back to. "
+                                         "Empty: the one that passed last."),
         }  # fmt: skip
         doc = "The version is started beside the serving one, compared with stored scores, put live, and made champion."
         with self.dag("deploy", [self.passed], doc, params) as dag:
@@ -263,8 +287,8 @@ class _Builder:
         spec = self.spec
         drift = spec.monitor.drift
         params = {
-            "day": Param(None, type=["string", "null"], format="date", title="Day",
-                         description="Day to look at. Empty: the last published day."),
+            "day": _day("Day", "A published day to look at, again or for the first time. Empty: the days that started "
+                        "this run, or without them the last published one."),
         }  # fmt: skip
         doc = "The day is scored, the predictions are kept, and the day is compared with the rows of training."
         days = {
@@ -279,11 +303,12 @@ class _Builder:
             report = DriftReportOperator(
                 task_id="drift", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days, share=drift.share,
                 numeric=drift.numeric, category=drift.category, rows=spec.monitor.rows,
-                leave_out=spec.monitor.columns.leave_out, label_known_after=spec.label_known_after,
+                leave_out=spec.left_out, label_known_after=spec.label_known_after,
                 reports=self.reports,
             )  # fmt: skip
             RequestRetrainingOperator(
-                task_id="request_retraining", report=report.output, nights=drift.nights, outlets=[self.drift]
-            )
+                task_id="request_retraining", report=report.output, nights=drift.nights, outlets=[self.drift],
+                on_success_callback=self.drift_alert(),
+            )  # fmt: skip
             scores >> report
         return dag

@@ -1,7 +1,7 @@
 """Which days a run is about; macros of the pipelines' templates.
 
-A person's choice in the trigger form comes first, then what the events say that started the run, then the day that has
-just ended when the run was due.
+A person's choice in the trigger form comes first, then what the events say that started the run, then the days that
+ended within the run's interval.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ def ingest_day(which: str, params: Mapping[str, Any], dag_run: Any) -> str:
 
     :param which: ``first`` or ``last``.
     :param params: of the run: ``first_day`` and ``last_day`` may be given.
-    :param dag_run: the run; without a choice its day is the one before it was due.
+    :param dag_run: the run; without a choice its days are those that its data interval began with and that have ended
+        when it ends: one day for a daily schedule, seven for a weekly one, Friday to Sunday for a Monday's after
+        working days. A run without an interval is about the day before.
     """
     first, last = params.get("first_day"), params.get("last_day")
     if first or last:
         chosen = first or last if which == "first" else last or first
         return str(chosen)
     due: dt.datetime = dag_run.data_interval_end or dag_run.logical_date or dag_run.run_after
-    return (due - dt.timedelta(days=1)).date().isoformat()
+    ended = (due - dt.timedelta(days=1)).date()
+    began = dag_run.data_interval_start
+    return (min(began.date(), ended) if which == "first" and began else ended).isoformat()
 
 
 def monitor_day(which: str, params: Mapping[str, Any], events: Mapping[Any, Any]) -> str:
@@ -49,8 +53,8 @@ def deploy_version(params: Mapping[str, Any], events: Mapping[Any, Any]) -> str:
     """
     if params.get("version"):
         return str(params["version"])
-    told = [event.extra["version"] for found in events.values() for event in found if "version" in (event.extra or {})]
-    return str(told[-1]) if told else ""
+    told = [event for found in events.values() for event in found if "version" in (event.extra or {})]
+    return str(max(told, key=lambda event: event.timestamp).extra["version"]) if told else ""
 
 
 MACROS = {"ingest_day": ingest_day, "monitor_day": monitor_day, "deploy_version": deploy_version}

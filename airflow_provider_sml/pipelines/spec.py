@@ -10,21 +10,39 @@ import datetime as dt
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from airflow_provider_sml.ml.contract.dataset import Dataset, Place
-from airflow_provider_sml.ml.contract.model import Contract, Name, Source, Strict
-from airflow_provider_sml.ml.contract.quantities import Duration, Share
+from airflow_provider_sml.ml.contract.dataset import Dataset
+from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Number, Source, Strict, Whole, misfit
+from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
+
+#: Clusters that later versions may have; they are no ids of connections.
+_NOT_YET = ("kubernetes", "sagemaker", "vertex", "emr", "dataproc")
+
+
+def _whole_days(value: dt.timedelta) -> dt.timedelta:
+    if value < dt.timedelta(days=1) or value % dt.timedelta(days=1):
+        raise misfit(None, _SOME_DAYS, value)
+    return value
+
+
+_SOME_DAYS = "one or more whole days, such as 14 days"
+Days = Annotated[
+    dt.timedelta,
+    *Duration.__metadata__,
+    AfterValidator(_whole_days),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-zA-Z]+\s*$", EXPECTED: _SOME_DAYS}),
+]
 
 
 class Places(Strict):
     """Where things are. Relative paths start at the project's root, where dags/ and include/ lie.
 
-    A value without a slash is the id of an Airflow connection. Paths of the source may name each place in braces.
+    A value without a slash is the id of an Airflow connection. Paths of the source name ``{landing}`` or ``{lake}``.
 
     :param landing: folder that upstream systems write to.
     :param lake: folder of the lake, or a connection of type ``sml_lake``.
-    :param warehouse: DuckDB file.
+    :param warehouse: DuckDB file; null for none.
     :param mlflow: folder of the embedded store, a server's address, or a connection of type ``mlflow``.
     :param endpoints: folder for the state, logs and prediction logs of local endpoints.
     :param reports: folder of the HTML reports.
@@ -53,21 +71,35 @@ class Sample(Strict):
     method: Literal["all", "uniform", "hash", "stratified", "decay", "negatives"] = "all"
     by: list[Name] = []
     rate: Share | Literal["auto"] = 1.0
-    tolerance: float = Field(default=0.002, gt=0, lt=0.5)
+    tolerance: Number = Field(default=0.002, gt=0, lt=0.5)
     half_life: Duration | None = None
-    seed: int = 7
+    seed: Whole = 7
 
     @model_validator(mode="after")
     def _fits(self) -> Sample:
         if self.method in ("hash", "stratified") and not self.by:
-            raise ValueError(f"method {self.method} needs by: [columns]")
+            what = "an entity" if self.method == "hash" else "a stratum"
+            raise misfit("by", f"the columns that name {what}, because method is {self.method}", "none")
         if self.rate == 0:
-            raise ValueError("rate: expected a share above 0, or auto")
+            raise misfit("rate", "a share above 0, or auto", self.rate)
         if self.method == "all" and self.rate != 1:
-            raise ValueError("method all keeps every row; leave rate out, or take method: uniform or hash")
-        if (self.method == "decay") != (self.half_life is not None):
-            raise ValueError("half_life belongs to method decay, which needs it, such as half_life: 30 days")
+            todo = "leave rate out, or take method: uniform or hash"
+            raise misfit("rate", "no rate, because method is all", self.rate, todo)
+        if self.method == "decay" and self.half_life is None:
+            raise misfit("half_life", "a duration such as 30 days, because method is decay", "none")
+        if self.method != "decay" and self.half_life is not None:
+            raise misfit("half_life", f"no half_life, because method is {self.method}", self.half_life)
         return self
+
+
+def _cluster(value: str) -> str:
+    if value in _NOT_YET or not value or not all(c.isalnum() or c in "_-." for c in value):
+        raise misfit(None, _A_CLUSTER, value)
+    return value
+
+
+_A_CLUSTER = "local, processes, or the id of a connection of type dask"
+Cluster = Annotated[str, AfterValidator(_cluster), Field(json_schema_extra={EXPECTED: _A_CLUSTER})]
 
 
 class Train(Strict):
@@ -82,20 +114,18 @@ class Train(Strict):
     :param workers: workers that the rows are split over.
     """
 
-    window: Duration
-    validate_: Duration = Field(alias="validate")
-    test: Duration
-    params: dict[str, int | float | str | bool] = {}
-    cluster: str = "local"
-    workers: int = Field(default=1, ge=1, le=8)
+    window: Days
+    validate_: Days = Field(alias="validate")
+    test: Days
+    params: dict[str, Whole | Number | str | bool] = {}
+    cluster: Cluster = "local"
+    workers: Whole = Field(default=1, ge=1, le=8)
 
     @model_validator(mode="after")
-    def _whole(self) -> Train:
-        for name, value in (("window", self.window), ("validate", self.validate_), ("test", self.test)):
-            if value < dt.timedelta(days=1) or value % dt.timedelta(days=1):
-                raise ValueError(f"{name}: expected whole days, such as 14 days, found {value}")
+    def _one_worker(self) -> Train:
         if self.cluster == "local" and self.workers != 1:
-            raise ValueError("cluster local has one worker with all cores; leave workers out")
+            todo = "leave workers out, or take cluster: processes"
+            raise misfit("workers", "1: cluster local has one worker with all cores", self.workers, todo)
         return self
 
 
@@ -141,12 +171,18 @@ class SliceCheck(Strict):
     """
 
     by: list[Name] = Field(min_length=1)
-    min_rows: int = Field(default=500, ge=2)
+    min_rows: Whole = Field(default=500, ge=2)
     min_auc: Share = 0.5
 
 
 class Gate(Strict):
-    """What a version must fulfil to be deployed."""
+    """What a version must fulfil to be deployed.
+
+    :param auc: area under the ROC curve.
+    :param ece: expected calibration error.
+    :param baseline: the AUC of plain rates, which the model must beat.
+    :param slices: the AUC within each slice.
+    """
 
     auc: AucCheck = AucCheck()
     ece: MaxCheck | None = None
@@ -163,17 +199,28 @@ class Deploy(Strict):
     """
 
     target: Literal["local"] = "local"
-    port: int = Field(default=8500, ge=1, le=65535)
-    parity_rows: int = Field(default=200, ge=1, le=10_000)
+    port: Whole = Field(default=8500, ge=1, le=65535)
+    parity_rows: Whole = Field(default=200, ge=1, le=10_000)
+
+
+_SOME_NIGHTS = "how many of how many nights, such as 3 of 5"
 
 
 def _nights(value: Any) -> Any:
     if isinstance(value, str):
         parts = value.split(" of ")
-        if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
-            return [int(part) for part in parts]
-        raise ValueError("expected how many of how many, such as 3 of 5")
-    return value
+        value = [int(part) for part in parts] if all(part.strip().isdecimal() for part in parts) else ()
+    numbers = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(numbers) != 2 or any(type(number) is not int for number in numbers) or not 1 <= numbers[0] <= numbers[1]:
+        raise ValueError(f"expected {_SOME_NIGHTS}")
+    return numbers
+
+
+Nights = Annotated[
+    tuple[int, int],
+    BeforeValidator(_nights),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+ of \d+$", "examples": ["3 of 5"], EXPECTED: _SOME_NIGHTS}),
+]
 
 
 class Drift(Strict):
@@ -186,23 +233,22 @@ class Drift(Strict):
     """
 
     share: Share = 0.3
-    numeric: float = Field(default=0.1, gt=0)
+    numeric: Number = Field(default=0.1, gt=0)
     category: Share = 0.1
-    nights: Annotated[
-        tuple[int, int],
-        BeforeValidator(_nights),
-        WithJsonSchema({"type": "string", "pattern": r"^\d+ of \d+$", "examples": ["3 of 5"]}),
-    ] = (1, 1)
+    nights: Nights = (1, 1)
 
-    @model_validator(mode="after")
-    def _possible(self) -> Drift:
-        if not 1 <= self.nights[0] <= self.nights[1]:
-            raise ValueError("nights: expected n of m with 1 <= n <= m")
-        return self
+
+class CompareOnly(Strict):
+    """The features that are compared.
+
+    :param only: their names.
+    """
+
+    only: list[Name] = Field(min_length=1)
 
 
 class LeaveOut(Strict):
-    """Columns that are not compared.
+    """Features that are not compared.
 
     :param leave_out: their names.
     """
@@ -215,14 +261,14 @@ class Monitor(Strict):
 
     :param reference: what a day is compared with: the rows the model was trained on.
     :param rows: largest number of rows drawn from each side for the report.
-    :param columns: which features are compared; the score always is.
+    :param columns: which features are compared, as ``leave_out: [...]`` or ``only: [...]``; the score always is.
     :param drift: when a night counts as drift.
     :param then: what follows enough nights of drift: ``alert``, or ``retrain``, which starts training as well.
     """
 
     reference: Literal["training"] = "training"
-    rows: int = Field(default=5_000, ge=100, le=100_000)
-    columns: LeaveOut = LeaveOut()
+    rows: Whole = Field(default=5_000, ge=100, le=100_000)
+    columns: LeaveOut | CompareOnly = LeaveOut()
     drift: Drift = Drift()
     then: Literal["alert", "retrain"] = "alert"
 
@@ -245,14 +291,25 @@ class SlackAlert(Strict):
     slack: str
 
 
-Cron = Annotated[str, StringConstraints(pattern=r"^(daily|weekly|monthly|\S+ \S+ \S+ \S+ \S+)$")]
-"""A word, or a cron expression of five fields."""
+_A_SCHEDULE = "daily, weekly, monthly, or a cron expression of five fields, such as 30 2 * * 1"
+
+
+def _cron(value: str) -> str:
+    if value not in ("daily", "weekly", "monthly"):
+        from croniter import croniter
+
+        if len(value.split()) != 5 or not croniter.is_valid(value):
+            raise misfit(None, _A_SCHEDULE, value)
+    return value
+
+
+Cron = Annotated[str, AfterValidator(_cron), Field(json_schema_extra={EXPECTED: _A_SCHEDULE})]
 
 
 class Schedule(Strict):
-    """When the DAGs run: a cron expression or one of the words; null for never by itself.
+    """When the DAGs run: a cron expression (UTC) or one of the words; null for never by itself.
 
-    :param ingest: ``daily`` or cron; each run takes the day that has just ended.
+    :param ingest: ``daily`` or cron; each run takes the days that have ended since the run before.
     :param train: ``weekly``, ``daily``, ``monthly`` or cron; drift can start it besides.
     :param monitor: ``nightly``: as soon as a day has been published.
     """
@@ -263,7 +320,25 @@ class Schedule(Strict):
 
 
 class PipelineSpec(Strict):
-    """One model's life."""
+    """One model's life.
+
+    :param name: of the model, its table and its DAGs.
+    :param description: the question that the model answers, for readers.
+    :param owner: of the DAGs.
+    :param places: where things are.
+    :param source: where the raw rows are.
+    :param contract: what the rows promise.
+    :param label: what is predicted: a condition over the contract's columns, such as ``arr_delay > 15``.
+    :param label_known_after: how long after its event a row's label is known.
+    :param features: expressions over columns that are known before the event, by feature name.
+    :param sample: which rows are trained on.
+    :param train: how a model is trained.
+    :param gate: what a version must fulfil to be deployed.
+    :param deploy: where a version that passed is served.
+    :param monitor: how each night is judged.
+    :param alerts: who is told when a task has failed, or when nights have drifted.
+    :param schedule: when the DAGs run.
+    """
 
     name: Name
     description: str = ""
@@ -271,9 +346,9 @@ class PipelineSpec(Strict):
     places: Places = Places()
     source: Source
     contract: Contract
-    label: str
-    label_known_after: Duration = Field(default=dt.timedelta())
-    features: dict[Name, str] = Field(min_length=1)
+    label: Formula
+    label_known_after: Duration = Field(default="0s", validate_default=True)
+    features: dict[Name, Formula] = Field(min_length=1)
     sample: Sample = Sample()
     train: Train
     gate: Gate = Gate()
@@ -289,16 +364,10 @@ class PipelineSpec(Strict):
             name=self.name, source=self.source, contract=self.contract, features=self.features, label=self.label
         )
 
-    def column_uses(self) -> list[tuple[Place, str, set[str]]]:
-        """Where stages name columns: the place, the name, and what is allowed there."""
-        stored = {name for name, _ in self.dataset.table_columns}
-        features = set(self.features)
-        uses: list[tuple[Place, str, set[str]]] = []
-        uses += [(("sample", "by", n), name, stored) for n, name in enumerate(self.sample.by)]
-        if self.gate.baseline:
-            uses += [(("gate", "baseline", "by", n), name, stored) for n, name in enumerate(self.gate.baseline.by)]
-        if self.gate.slices:
-            uses += [(("gate", "slices", "by", n), name, stored) for n, name in enumerate(self.gate.slices.by)]
-        left_out = self.monitor.columns.leave_out
-        uses += [(("monitor", "columns", "leave_out", n), name, features) for n, name in enumerate(left_out)]
-        return uses
+    @property
+    def left_out(self) -> list[str]:
+        """The features that monitoring does not compare."""
+        columns = self.monitor.columns
+        if isinstance(columns, LeaveOut):
+            return list(columns.leave_out)
+        return [name for name in self.features if name not in columns.only]

@@ -169,3 +169,10 @@ def test_the_same_day_again_gives_the_same_rows_and_one_snapshot_more(life, inge
     assert content() == before
     assert len(lake.snapshots("orders")) == snapshots + 1
     assert sum(lake.days("orders").values()) == total
+
+
+def test_a_day_whose_file_is_late_holds_back_no_other_day(life):
+    project, file, _, _ = life
+    ingest_dag = project.load(file)["orders_ingest"]
+    assert ingest_dag.max_active_runs > 1
+    assert {task.max_active_tis_per_dag for task in ingest_dag.tasks} == {1}, "one Spark driver at a time"

@@ -183,8 +183,10 @@ def test_an_unknown_table_and_an_unknown_snapshot_are_named(lake):
         lake.files("rides")
     with pytest.raises(ConfigurationError, match=rf"no snapshot 12(.|\n)*{made.snapshot_id}"):
         lake.files("orders", 12)
-    with pytest.raises(ConfigurationError, match="s3://bucket/lake cannot be reached"):
-        Lake("s3://bucket/lake")
+    with pytest.raises(ConfigurationError, match=r"hdfs://host/lake cannot be reached(.|\n)*s3://"):
+        Lake("hdfs://host/lake")
+    with pytest.raises(ConfigurationError, match=r"needs a catalog that is not in its own folder"):
+        Lake("s3://bucket/lake").tables()
 
 
 # --- columns change ---------------------------------------------------------------------------------------------------
@@ -301,9 +303,9 @@ def _publish_and_die(location, paths, point):
 
     lake = Lake(location)
     if point == "before the files are looked at":
-        module._check_columns = lambda *_: _die()
+        module.check_columns = lambda *_: _die()
     elif point == "while the files are looked at":
-        module._check_file = lambda *_: _die()
+        module.check_file = lambda *_: _die()
     else:
         SqlCatalog.commit_table = at_commit
     publish(lake, paths, DAY, NEXT)

@@ -6,7 +6,6 @@ hold. It imports nothing heavy and is loaded when a DAG file is parsed.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from airflow_provider_sml.errors import ConfigurationError, ExpressionError, SmlError
-from airflow_provider_sml.ml.contract.model import Contract, Name, Source, Strict, Values
+from airflow_provider_sml.errors import ConfigurationError, ExpressionError, SmlError, did_you_mean
+from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Source, Strict, Values
 from airflow_provider_sml.ml.expressions import Expression, Type, compile, physical
 
 PARTITION = "event_date"
@@ -26,6 +25,11 @@ LABEL = "label"
 RESERVED = frozenset({PARTITION, LABEL, "score", "reasons"})
 
 Place = tuple[str | int, ...]
+
+
+def dotted(place: Place) -> str:
+    """A place as one writes it: ``source.joins[0].path``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class Dataset(Strict):
     name: Name
     source: Source
     contract: Contract
-    features: dict[Name, str]
-    label: str
+    features: dict[Name, Formula]
+    label: Formula
 
     @model_validator(mode="after")
     def _consistent(self) -> Dataset:
@@ -190,25 +194,28 @@ class Dataset(Strict):
                 ("contract", "event_time"),
                 ConfigurationError(
                     f"contract.event_time is {contract.event_time}",
-                    expected="a timestamp column without privacy treatment",
-                    found=f"a {column.type}" + (f" with {column.privacy}" if column.privacy else ""),
+                    expected="a required timestamp column without privacy treatment",
+                    found=f"a {column.type}"
+                    + ("" if column.required else " that may be NULL")
+                    + (" with privacy treatment" if column.privacy else ""),
                 ),
             )
 
     def _join_problems(self) -> Iterator[tuple[Place, SmlError]]:
-        names = [join.name for join in self.source.joins]
+        taken = set(self.contract.columns)
         for position, join in enumerate(self.source.joins):
             place = ("source", "joins", position)
-            if join.name in self.contract.columns or names.count(join.name) > 1:
+            if join.name in taken:
                 yield (
                     (*place, "name"),
                     ConfigurationError(
                         f"the join's name {join.name} is taken", expected="a name of its own", found=join.name
                     ),
                 )
-            for key in join.on:
+            taken.add(join.name)
+            for number, key in enumerate(join.on):
                 if key not in self.contract.columns:
-                    yield (*place, "on"), _unknown(f"join {join.name}", key, self.contract.columns)
+                    yield (*place, "on", number), _unknown(f"join {join.name}", key, self.contract.columns)
             if "{date}" in join.path and join.as_of is None:
                 yield (
                     (*place, "path"),
@@ -221,7 +228,7 @@ class Dataset(Strict):
         try:
             expression = compile(self.label, {name: column.type for name, column in self.contract.columns.items()})
         except ExpressionError as error:
-            yield ("label",), error
+            yield ("label",), _placed(error, "label", self.label)
             return
         if expression.type not in ("boolean", "int"):
             yield (
@@ -238,12 +245,13 @@ class Dataset(Strict):
         try:
             expression = compile(text, self.types)
         except ExpressionError as error:
-            error.message = f"features.{name}: {error.message}"
-            yield place, error
+            yield place, _placed(error, f"features.{name}", text)
             return
         if name in RESERVED:
             yield place, ConfigurationError(f"the name {name} is taken by the library", found=name)
-        if name in self.contract.columns and not (expression.is_column and name in expression.columns):
+        leaks = list(self._leak_problems(name, expression))
+        yield from leaks
+        if not leaks and name in self.contract.columns and not (expression.is_column and name in expression.columns):
             yield (
                 place,
                 ConfigurationError(
@@ -252,7 +260,6 @@ class Dataset(Strict):
                     found=text,
                 ),
             )
-        yield from self._leak_problems(name, expression)
         if expression.type in ("timestamp", "date"):
             yield (
                 place,
@@ -338,7 +345,7 @@ class ProblemError(ValueError):
 
     def __init__(self, place: Place, error: SmlError) -> None:
         self.place, self.error = place, error
-        super().__init__(f"{'.'.join(map(str, place))}: {error}")
+        super().__init__(f"{dotted(place)}: {error}")
 
 
 def _constant(value: float | int | str) -> str:
@@ -353,11 +360,17 @@ def _bound(value: float | None) -> str:
     return "..." if value is None else f"{value:g}"
 
 
+def _placed(error: ExpressionError, where: str, text: str) -> ExpressionError:
+    """An expression's error that begins with its place; a text that is nothing but the wrong column is not repeated."""
+    bare = error.found == text.strip()
+    error.message = where + error.message.removeprefix(repr(text)) if bare else f"{where}: {error.message}"
+    return error
+
+
 def _unknown(where: str, name: str, known: Mapping[str, object]) -> ConfigurationError:
-    close = difflib.get_close_matches(name, list(known), n=1)
     return ConfigurationError(
         f"{where} names {name}",
         expected=f"a column of the contract: {', '.join(known)}",
         found=name,
-        todo=f"did you mean {close[0]}?" if close else None,
+        todo=did_you_mean(name, known),
     )

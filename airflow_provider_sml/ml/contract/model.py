@@ -7,12 +7,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Strict as Exactly
+from pydantic_core import PydanticCustomError
 
-from airflow_provider_sml.ml.contract.quantities import Duration, Share
+from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=48)]
+A_NAME = "a name such as late_flights: lower case, single underscores, at most 48 characters"
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$", max_length=48),
+    Field(json_schema_extra={EXPECTED: A_NAME}),
+]
 """Lower-case words joined by single underscores; two underscores part a join's name from its column in files."""
+
+Formula = Annotated[str, Field(json_schema_extra={EXPECTED: "an expression such as hour(time_hour) >= 18"})]
+"""An expression of ``ml.expressions``."""
+
+# Numbers and booleans as they stand there: pydantic would take the text "8500" for a number, and "yes" for true.
+Whole = Annotated[int, Exactly()]
+Number = Annotated[float, Exactly(), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Exactly()]
 
 ColumnType = Literal["int", "double", "string", "boolean", "timestamp", "date"]
 
@@ -21,6 +36,18 @@ class Strict(BaseModel):
     """Base of every part of a spec: unknown keys are refused, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def misfit(key: str | None, expected: str, found: object, todo: str | None = None) -> PydanticCustomError:
+    """The error of a validator, in the form of our own errors.
+
+    :param key: of a model's validator, the key that is wrong; None when the validator is that of one key.
+    :param expected: what would have been right.
+    :param found: what stands there.
+    :param todo: what the reader can do about it.
+    """
+    context = {"key": key or "", "expected": expected, "found": str(found), "todo": todo or ""}
+    return PydanticCustomError("misfit", ("{key}: " if key else "") + "expected {expected}, found {found}", context)
 
 
 class HashPrivacy(Strict):
@@ -42,26 +69,33 @@ class Values(Strict):
     """
 
     type: ColumnType
-    range: tuple[float | None, float | None] | None = None
-    values: list[str] | list[int] | None = Field(default=None, min_length=1)
+    range: tuple[Number | None, Number | None] | None = None
+    values: list[str] | list[Whole] | None = Field(default=None, min_length=1)
     description: str | None = None
 
     @model_validator(mode="after")
-    def _fits(self) -> Values:
+    def _range_fits(self) -> Values:
         if self.range is not None:
             if self.type not in ("int", "double"):
-                raise ValueError(f"range is for numbers; the type is {self.type}")
+                raise misfit("range", "no range, which is for int and double", f"a column of type {self.type}")
             low, high = self.range
             if low is not None and high is not None and low > high:
-                raise ValueError(f"range: expected [smallest, largest], found [{low:g}, {high:g}]")
+                raise misfit("range", "[smallest, largest]", f"[{low:g}, {high:g}]")
+        return self
+
+    @model_validator(mode="after")
+    def _values_fit(self) -> Values:
         if self.values is not None:
             wanted = {"int": int, "string": str}.get(self.type)
             if wanted is None:
-                raise ValueError(f"values is for int and string; the type is {self.type}")
-            if any(type(value) is not wanted for value in self.values):
-                raise ValueError(f"values: expected each to be of type {self.type}")
-            if len(set(self.values)) != len(self.values):
-                raise ValueError("values: each may stand there once")
+                raise misfit("values", "no values, which are for int and string", f"a column of type {self.type}")
+            other = next((value for value in self.values if type(value) is not wanted), None)
+            if other is not None:
+                quoted = "; put texts that look like numbers in quotes" if wanted is str else ""
+                raise misfit("values", f"each of type {self.type}{quoted}", other)
+            twice = next((value for n, value in enumerate(self.values) if value in self.values[:n]), None)
+            if twice is not None:
+                raise misfit("values", "each value once", f"{twice} twice")
         return self
 
 
@@ -73,14 +107,14 @@ class Column(Values):
     :param privacy: ``drop`` (not stored), ``mask`` (stored as ``***``) or ``{hash: connection}``.
     """
 
-    required: bool = False
+    required: Flag = False
     known: Literal["before", "after"] = "before"
     privacy: Literal["drop", "mask"] | HashPrivacy | None = None
 
     @model_validator(mode="after")
     def _privacy_fits(self) -> Column:
         if self.privacy not in (None, "drop") and self.type != "string":
-            raise ValueError(f"privacy: mask and hash are for string; the type is {self.type}")
+            raise misfit("privacy", "drop: mask and hash are for string", f"a column of type {self.type}")
         return self
 
 
@@ -125,6 +159,14 @@ class Contract(Strict):
     limits: Limits = Limits()
 
 
+def _long_form(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+LookedUp = Annotated[Values, BeforeValidator(_long_form, json_schema_input_type=ColumnType | Values)]
+"""``visib: double`` is short for ``visib: {type: double}``."""
+
+
 class Join(Strict):
     """Columns looked up from another file.
 
@@ -134,6 +176,7 @@ class Join(Strict):
 
     :param name: how features call it: ``name.column``.
     :param path: the file; with ``{date}`` one a day.
+    :param format: of the file: ``csv`` with a header line, ``json`` lines, or ``parquet``.
     :param on: columns of both sides that must be equal.
     :param as_of: the timestamp column of the looked-up file.
     :param delay: how long it takes until a measurement is known.
@@ -148,15 +191,7 @@ class Join(Strict):
     as_of: Name | None = None
     delay: Duration = Field(default="0s", validate_default=True)
     tolerance: Duration = Field(default="1 day", validate_default=True)
-    columns: dict[Name, Values] = Field(min_length=1)
-
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        """``visib: double`` is short for ``visib: {type: double}``."""
-        if isinstance(value, dict):
-            return {key: {"type": item} if isinstance(item, str) else item for key, item in value.items()}
-        return value
+    columns: dict[Name, LookedUp] = Field(min_length=1)
 
 
 class Source(Strict):
@@ -177,5 +212,5 @@ class Source(Strict):
     @classmethod
     def _by_day(cls, value: str) -> str:
         if "{date}" not in value:
-            raise ValueError("expected one file a day: a path with {date} in it")
+            raise misfit(None, "one file a day: a path with {date} in it", value)
         return value

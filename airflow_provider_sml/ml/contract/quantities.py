@@ -8,6 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+#: Key of the JSON schema under which a type says in words what it takes.
+EXPECTED = "x-expected"
+_A_DURATION = "a number and a unit, such as 10m, 36h or 120 days"
+_A_SHARE = "a share from 0 to 1, such as 0.01 or 1%"
 _UNITS = {
     "s": 1, "second": 1, "seconds": 1,
     "m": 60, "min": 60, "minute": 60, "minutes": 60,
@@ -29,8 +33,11 @@ def duration(value: Any) -> dt.timedelta:
         return value
     match = _DURATION.fullmatch(value.strip().lower()) if isinstance(value, str) else None
     if match is None or match.group(2) not in _UNITS:
-        raise ValueError("expected a number and a unit, such as 10m, 36h or 120 days")
-    return dt.timedelta(seconds=float(match.group(1)) * _UNITS[match.group(2)])
+        raise ValueError(f"expected {_A_DURATION}")
+    try:
+        return dt.timedelta(seconds=float(match.group(1)) * _UNITS[match.group(2)])
+    except OverflowError:
+        raise ValueError(f"expected {_A_DURATION}") from None
 
 
 def share(value: Any) -> float:
@@ -42,7 +49,7 @@ def share(value: Any) -> float:
     if isinstance(value, str) and (match := _SHARE.fullmatch(value.strip())):
         value = float(match.group(1)) / 100
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError("expected a share such as 1% or 0.01, from 0 to 1")
+        raise ValueError(f"expected {_A_SHARE}")
     return float(value)
 
 
@@ -55,12 +62,25 @@ Duration = Annotated[
     dt.timedelta,
     BeforeValidator(duration),
     PlainSerializer(_write_duration, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*[a-z]+$", "examples": ["10m", "36h", "120 days"]}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\s*\d+(\.\d+)?\s*[a-zA-Z]+\s*$",
+            "examples": ["10m", "36h", "120 days"],
+            EXPECTED: _A_DURATION,
+        }
+    ),
 ]
 Share = Annotated[
     float,
     BeforeValidator(share),
     WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$"}]}
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": r"^\s*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%\s*$"},
+            ],
+            EXPECTED: _A_SHARE,
+        }
     ),
 ]

@@ -15,13 +15,12 @@ subqueries, casts, regular expressions, time zones, random numbers and the curre
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ExpressionError
+from airflow_provider_sml.errors import ExpressionError, did_you_mean
 from airflow_provider_sml.ml.expressions import syntax
 from airflow_provider_sml.ml.expressions.functions import SQL_TYPES, TYPES, Dialect, Function, Type, lookup
 
@@ -159,12 +158,11 @@ def _typed(node: syntax.Node, columns: Mapping[str, Type], text: str) -> _Typed:
         return _Typed(node, _literal_type(node.value))
     if isinstance(node, syntax.Column):
         if node.name not in columns:
-            close = difflib.get_close_matches(node.name, columns, n=1)
             raise ExpressionError(
                 f"{text!r} uses {node.name}",
-                expected="one of the columns " + ", ".join(sorted(columns)),
+                expected=_offer(node.name, columns),
                 found=node.name,
-                todo=f"did you mean {close[0]}?" if close else None,
+                todo=did_you_mean(node.name, columns),
             )
         return _Typed(node, columns[node.name])
     function = lookup(node.function)
@@ -177,6 +175,16 @@ def _typed(node: syntax.Node, columns: Mapping[str, Type], text: str) -> _Typed:
         )
     _check_constants(node, function, text)
     return _Typed(node, fitted[1], function, arguments, tuple(fitted[0]))
+
+
+def _offer(name: str, columns: Mapping[str, Type]) -> str:
+    """What might have been written instead of an unknown column: that join's columns, or the dataset's own."""
+    join = name.partition(".")[0] if "." in name else None
+    own = sorted(known for known in columns if "." not in known)
+    joins = sorted({known.partition(".")[0] for known in columns if "." in known})
+    if join in joins:
+        return f"a column of {join}: " + ", ".join(sorted(known for known in columns if known.startswith(f"{join}.")))
+    return "a column: " + ", ".join([*own, *(f"{known}.*" for known in joins)])
 
 
 def _check_constants(node: syntax.Call, function: Function, text: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal as OneOf
 
-from airflow_provider_sml.errors import ExpressionError
+from airflow_provider_sml.errors import ExpressionError, did_you_mean
 
 Type = OneOf["int", "double", "string", "boolean", "timestamp", "date", "null"]
 Dialect = OneOf["spark", "duckdb"]
@@ -232,14 +232,11 @@ def lookup(name: str) -> Function:
     """
     function = FUNCTIONS.get(name)
     if function is None:
-        import difflib
-
         callable_names = sorted(set(FUNCTIONS) - _OPERATORS - {"and", "or", "not", "in", "case"})
-        close = difflib.get_close_matches(name, callable_names, n=1)
         raise ExpressionError(
             f"there is no function {name}",
             expected=", ".join(callable_names),
             found=name,
-            todo=f"did you mean {close[0]}?" if close else None,
+            todo=did_you_mean(name, callable_names),
         )
     return function

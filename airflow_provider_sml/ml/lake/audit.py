@@ -17,6 +17,7 @@ from typing import Any
 from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml.contract import PARTITION, Dataset
 from airflow_provider_sml.ml.expressions import identifier
+from airflow_provider_sml.ml.storage import connect_duckdb
 
 #: A band of row counts means nothing with fewer days than this to compare with.
 LEAST_HISTORY = 7
@@ -100,8 +101,6 @@ def audit(dataset: Dataset, staged: Staged, first: dt.date, last: dt.date, histo
 
 def _ask_files(dataset: Dataset, staged: Staged) -> dict[dt.date, int]:
     """Rows by day as written; refuses rows that break a rule or share a key."""
-    import duckdb
-
     if not staged.data:
         return {}
     contract = dataset.contract
@@ -113,7 +112,7 @@ def _ask_files(dataset: Dataset, staged: Staged) -> dict[dt.date, int]:
     key = ", ".join(identifier(name, "duckdb") for name in stored)
     whole_key = len(stored) == len(contract.key) and all(contract.columns[n].privacy != "mask" for n in stored)
     distinct = f"count(DISTINCT ({key}))" if whole_key else "count(*)"
-    with duckdb.connect() as connection:
+    with connect_duckdb([staged.folder]) as connection:
         rows = connection.execute(
             f"SELECT {PARTITION}, count(*), {distinct}, {broken} "
             "FROM read_parquet(?, hive_partitioning=false) GROUP BY 1",

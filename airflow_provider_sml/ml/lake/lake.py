@@ -10,26 +10,37 @@ Not here: what the rows must fulfil (``audit``), and deleting what no snapshot r
 from __future__ import annotations
 
 import datetime as dt
-import json
-import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, DataError, require
+from airflow_provider_sml.errors import CommitError, ConfigurationError, ConflictError, DataError, require
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract.dataset import PARTITION
 from airflow_provider_sml.ml.expressions import Type
+from airflow_provider_sml.ml.lake.catalog import CatalogSettings, open_catalog
+from airflow_provider_sml.ml.lake.files import (
+    as_day,
+    between,
+    check_columns,
+    check_file,
+    data_file,
+    iceberg_schema,
+    name_mapping,
+    uri,
+)
 from airflow_provider_sml.refs import SnapshotRef
 
 if TYPE_CHECKING:
-    from pyiceberg.catalog.sql import SqlCatalog
-    from pyiceberg.schema import Schema
+    from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
-NAMESPACE = "lake"
+#: Folder of the tables below the lake's place.
+TABLES = "lake"
 #: Prefix of what a publish records in the snapshot's summary.
 LINEAGE = "sml."
 
@@ -48,7 +59,7 @@ _PROPERTIES = {
 class LakeFile:
     """A data file of a snapshot.
 
-    :param path: local path.
+    :param path: its path, or its address on an object store.
     :param rows: number of rows.
     :param bytes: size.
     :param day: the partition it belongs to.
@@ -61,54 +72,74 @@ class LakeFile:
 
 
 class Lake:
-    """Tables in a folder.
+    """Tables below one place.
 
-    :param location: the folder, as a path or a ``file://`` address.
+    :param location: a folder, or an ``s3://`` or ``gs://`` address.
+    :param store: how an object store is reached; by the environment's own credentials when None.
+    :param catalog: where the tables' current states are kept; SQLite in the folder when None.
+    :param name: what operators open this lake by, a connection's id for instance; the location when None. It is all
+        that a ref says of the lake, so that no credential leaves the connection.
     """
 
-    def __init__(self, location: str) -> None:
+    def __init__(
+        self,
+        location: str,
+        store: storage.Store | None = None,
+        catalog: CatalogSettings | None = None,
+        name: str | None = None,
+    ) -> None:
         require("pyiceberg", "lake")
-        if "://" in location and not location.startswith("file://"):
-            raise ConfigurationError(
-                f"the lake {location} cannot be reached by this version",
-                expected="a local folder, such as include/data/lake",
-                found=location,
-            )
-        self.location = str(Path(location.removeprefix("file://")).absolute())
+        self.location = storage.address(location)
+        self.name = name or self.location
+        self.store = store or storage.Store()
+        self.settings = catalog or CatalogSettings()
+        if store is not None:
+            storage.mount(self.location, store)
 
     @cached_property
-    def _catalog(self) -> SqlCatalog:
-        from pyiceberg.catalog.sql import SqlCatalog
-        from sqlalchemy.exc import IntegrityError, OperationalError
+    def root(self) -> Path:
+        """The lake's own folder."""
+        return storage.place(self.location)
 
-        Path(self.location).mkdir(parents=True, exist_ok=True)
-        for tries_left in reversed(range(20)):
-            try:
-                catalog = SqlCatalog(
-                    "sml",
-                    uri=f"sqlite:///{self.location}/catalog.db",
-                    warehouse=f"file://{self.location}",
-                    **{"pool_pre_ping": "true"},
-                )
-                catalog.create_namespace_if_not_exists(NAMESPACE)
-            except (IntegrityError, OperationalError):
-                # Another process is making the catalog of a new lake at this very moment.
-                if not tries_left:
-                    raise
-                time.sleep(0.1)
-            else:
-                break
-        return catalog
+    @property
+    def is_remote(self) -> bool:
+        """Whether the lake lies on an object store."""
+        return storage.is_remote(self.location)
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        return open_catalog(self.settings, self.location, self.store)
+
+    def spark_conf(self) -> dict[str, str]:
+        """Spark's settings that reach the lake's store and encrypt as its key says; none for a folder on a disk."""
+        return self.store.spark_conf(self.location.split("://")[0]) if self.is_remote else {}
+
+    def spark_env(self) -> dict[str, str]:
+        """The secrets that go with ``spark_conf``, as environment variables of the driver."""
+        return self.store.spark_env() if self.is_remote else {}
+
+    def require_encryption(self) -> None:
+        """Refuse a lake whose files are not encrypted with a key of one's own.
+
+        :raises ConfigurationError: when the lake lies on a disk, or its store has no key.
+        """
+        if not (self.is_remote and self.store.kms_key):
+            raise ConfigurationError(
+                f"the lake {self.name} would be written without a key",
+                expected="an object store with a KMS key, because the spec says encryption: required",
+                found="files on a disk" if not self.is_remote else "no KMS key",
+                todo="fill in the KMS key of the lake's connection",
+            )
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     def tables(self) -> list[str]:
         """Names of the tables."""
-        return sorted(name for _, name in self._catalog.list_tables(NAMESPACE))
+        return sorted(name[-1] for name in self._catalog.list_tables(self.settings.namespace))
 
     def exists(self, table: str) -> bool:
         """Whether a table has been published."""
-        return bool(self._catalog.table_exists((NAMESPACE, table)))
+        return bool(self._catalog.table_exists((self.settings.namespace, table)))
 
     def snapshot_id(self, table: str) -> int | None:
         """The current snapshot of a table; None when it has none."""
@@ -152,13 +183,13 @@ class Lake:
                 found=snapshot_id,
                 todo="publish again, or name a snapshot that was not expired",
             )
-        scan = loaded.scan(row_filter=_between(first, last), snapshot_id=snapshot_id)
+        scan = loaded.scan(row_filter=between(first, last), snapshot_id=snapshot_id)
         files = [
             LakeFile(
                 task.file.file_path.removeprefix("file://"),
                 task.file.record_count,
                 task.file.file_size_in_bytes,
-                _day(task.file.partition[0]),
+                as_day(task.file.partition[0]),
             )
             for task in scan.plan_files()
         ]
@@ -184,7 +215,7 @@ class Lake:
 
         :param run: readable part of its name.
         """
-        return Path(self.location) / NAMESPACE / table / "data" / f"{run[:80]}-{uuid.uuid4().hex[:8]}"
+        return self._folder(table) / "data" / f"{run[:80]}-{uuid.uuid4().hex[:8]}"
 
     def publish(
         self,
@@ -205,15 +236,16 @@ class Lake:
         :param lineage: recorded in the snapshot.
         :returns: the snapshot made.
         :raises DataError: when a file does not fit the table or lies outside the days; nothing is changed then.
+        :raises ConflictError: when another process published some of these days meanwhile; what it made stays.
         """
         loaded = self._ensure(table, columns)
         partition_id = loaded.schema().find_field(PARTITION).field_id
-        _check_columns(paths, {field.name for field in loaded.schema().fields})
-        with loaded.transaction() as transaction:
-            new = [_data_file(loaded, transaction.table_metadata, path, first, last) for path in paths]
+        check_columns(paths, {field.name for field in loaded.schema().fields})
+        with conflicts_named(table, f"from {first} to {last}"), loaded.transaction() as transaction:
+            new = [data_file(loaded, transaction.table_metadata, path, first, last) for path in paths]
             for file in new:
-                _check_file(file, partition_id, first, last)
-            predicate = _between(first, last)
+                check_file(file, partition_id, first, last)
+            predicate = between(first, last)
             old = [task.file for task in loaded.scan(row_filter=predicate).plan_files()]
             if new and {file.file_path for file in old} == {file.file_path for file in new}:
                 # A retry after the commit: these very files are published already.
@@ -236,7 +268,7 @@ class Lake:
         assert snapshot is not None
         total = snapshot.summary.additional_properties.get("total-records", "0") if snapshot.summary else "0"
         return SnapshotRef(
-            lake=self.location,
+            lake=self.name,
             table=table,
             snapshot_id=snapshot.snapshot_id,
             first=first.isoformat(),
@@ -245,14 +277,17 @@ class Lake:
             total_rows=int(total),
         )
 
+    def _folder(self, table: str) -> Path:
+        return self.root / TABLES / table
+
     def _table(self, table: str) -> Table:
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
-            return self._catalog.load_table((NAMESPACE, table))
+            return self._catalog.load_table((self.settings.namespace, table))
         except NoSuchTableError:
             raise ConfigurationError(
-                f"the lake {self.location} has no table {table}",
+                f"the lake {self.name} has no table {table}",
                 expected=f"one of {', '.join(self.tables()) or 'none yet'}",
                 found=table,
                 todo="run the ingest first",
@@ -264,14 +299,18 @@ class Lake:
         from pyiceberg.partitioning import PartitionField, PartitionSpec
         from pyiceberg.transforms import IdentityTransform
 
-        schema = _schema(columns)
+        schema = iceberg_schema(columns)
         if not self.exists(table):
             source = schema.find_field(PARTITION).field_id
             spec = PartitionSpec(PartitionField(source, 1000, IdentityTransform(), PARTITION))
-            mapping = {"schema.name-mapping.default": _name_mapping(schema)}
+            mapping = {"schema.name-mapping.default": name_mapping(schema)}
             try:
                 return self._catalog.create_table(
-                    (NAMESPACE, table), schema, partition_spec=spec, properties=_PROPERTIES | mapping
+                    (self.settings.namespace, table),
+                    schema,
+                    location=uri(self._folder(table)),
+                    partition_spec=spec,
+                    properties=_PROPERTIES | mapping,
                 )
             except TableAlreadyExistsError:
                 pass  # another process was quicker
@@ -294,87 +333,29 @@ class Lake:
                     update.add_column(name, wanted[name])
             loaded = self._table(table)
             with loaded.transaction() as transaction:
-                transaction.set_properties(**{"schema.name-mapping.default": _name_mapping(loaded.schema())})
+                transaction.set_properties(**{"schema.name-mapping.default": name_mapping(loaded.schema())})
             loaded = self._table(table)
         return loaded
 
 
-def _schema(columns: Sequence[tuple[str, Type]]) -> Schema:
-    from pyiceberg import types
-    from pyiceberg.schema import Schema
-
-    kinds: dict[str, Any] = {
-        "int": types.LongType(),
-        "double": types.DoubleType(),
-        "string": types.StringType(),
-        "boolean": types.BooleanType(),
-        "timestamp": types.TimestampType(),
-        "date": types.DateType(),
-    }
-    fields = [
-        types.NestedField(number, name, kinds[kind], required=False) for number, (name, kind) in enumerate(columns, 1)
-    ]
-    return Schema(*fields)
-
-
-def _name_mapping(schema: Schema) -> str:
-    """Maps the files' columns by name; Spark writes no field ids."""
-    return json.dumps([{"field-id": field.field_id, "names": [field.name]} for field in schema.fields])
-
-
-def _between(first: dt.date | None, last: dt.date | None) -> Any:
-    from pyiceberg.expressions import AlwaysTrue, And, EqualTo, GreaterThanOrEqual, LessThanOrEqual
-
-    if first is not None and first == last:
-        return EqualTo(PARTITION, first.isoformat())
-    low = AlwaysTrue() if first is None else GreaterThanOrEqual(PARTITION, first.isoformat())
-    high = AlwaysTrue() if last is None else LessThanOrEqual(PARTITION, last.isoformat())
-    return And(low, high)
-
-
-def _day(value: Any) -> dt.date:
-    return value if isinstance(value, dt.date) else dt.date(1970, 1, 1) + dt.timedelta(days=value)
-
-
-def _check_columns(paths: Sequence[Path], names: set[str]) -> None:
-    import pyarrow.parquet as pq
-
-    for path in paths:
-        try:
-            found = set(pq.read_schema(path).names)
-        except ValueError as error:  # Arrow's own errors are ValueErrors
-            raise DataError(f"{path} is no parquet file", found=error, todo="run the ETL again") from error
-        if found != names:
-            raise DataError(
-                f"{path} has other columns than the table",
-                expected=", ".join(sorted(names - found)) + " as well" if names - found else "no other columns",
-                found=", ".join(sorted(found - names)) or "none of them",
-            )
-
-
-def _data_file(loaded: Table, metadata: Any, path: Path, first: dt.date, last: dt.date) -> Any:
-    """A file as Iceberg's metadata describe it, from its footer."""
-    from pyiceberg.io.pyarrow import parquet_file_to_data_file
+@contextmanager
+def conflicts_named(table: str, what: str) -> Iterator[None]:
+    """Tell Iceberg's refusals of a commit in this package's errors."""
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
 
     try:
-        return parquet_file_to_data_file(loaded.io, metadata, f"file://{path}")
-    except ValueError as error:
-        raise DataError(
-            f"{path} cannot be published",
-            expected=f"the table's types, and rows of one day from {first} to {last}",
-            found=error,
+        yield
+    except ValidationException as error:
+        raise ConflictError(
+            f"another process changed {table} {what} while this one was about to",
+            expected="nobody else at work on the same days",
+            found=str(error),
+            todo="nothing of this one is visible; clear this task if it shall replace what the other one made",
         ) from error
-
-
-def _check_file(file: Any, partition_id: int, first: dt.date, last: dt.date) -> None:
-    """A file of several days, or with no day, would land in a partition that nobody replaces."""
-    value = file.partition[0]
-    day = None if value is None else _day(value)
-    nulls = (file.null_value_counts or {}).get(partition_id, 0)
-    if file.record_count == 0 or day is None or nulls or not first <= day <= last:
-        dateless = f", {nulls} without a day" if nulls else ""
-        raise DataError(
-            f"{file.file_path} cannot be published",
-            expected=f"rows of one day from {first} to {last}",
-            found=f"{file.record_count} rows of {day or 'no single day'}{dateless}",
-        )
+    except CommitFailedException as error:
+        raise CommitError(
+            f"{table} was changed by others at every attempt to commit",
+            expected="a gap between two commits of other processes",
+            found=str(error),
+            todo="nothing was changed; try again",
+        ) from error

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import DataError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Scorer
 from airflow_provider_sml.ml.contract import LABEL, PARTITION
 from airflow_provider_sml.ml.expressions import Type, physical
@@ -44,7 +44,7 @@ def read_days(lake: Lake, table: str, first: dt.date, last: dt.date, snapshot_id
             found="none",
             todo="run the ingest first",
         )
-    return pa.concat_tables([pq.read_table(file.path, partitioning=None) for file in files], promote_options="default")
+    return pa.concat_tables([storage.read_table(file.path) for file in files], promote_options="default")
 
 
 def scored(table: pa.Table, scorer: Scorer) -> pa.Table:
@@ -92,8 +92,7 @@ def log_predictions(
     )
     name = predictions_table(table)
     folder = lake.stage(name, f"predictions-{day}")
-    folder.mkdir(parents=True)
-    pq.write_table(predictions, folder / "predictions.parquet", compression="zstd")
+    storage.write_table(predictions, folder / "predictions.parquet")
     lineage = {"model_version": version, "model_id": scorer.bundle.model_id}
     return lake.publish(name, COLUMNS, [folder / "predictions.parquet"], day, day, lineage)
 
@@ -168,4 +167,4 @@ def reference_rows(sample_uri: Path) -> pa.Table:
             found="none",
             todo="train and deploy again: drift cannot be seen without a reference",
         )
-    return pa.concat_tables([pq.read_table(path, partitioning=None) for path in files])
+    return pa.concat_tables([storage.read_table(path) for path in files])

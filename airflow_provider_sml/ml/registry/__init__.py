@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError, require
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef
 
@@ -170,7 +171,7 @@ class Registry:
         """
         if not len(example):
             raise DataError(f"the input example of {name} has no row", expected="a few feature rows", found="none")
-        bundle = Bundle.read(Path(model.uri))
+        bundle = Bundle.read(storage.place(model.uri))
         with self._client() as client:
             version = self._registered(client, name, model.model_id)
             if version is None:

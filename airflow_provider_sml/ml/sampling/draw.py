@@ -10,12 +10,13 @@ rows). What the manifest does not name does not exist: it is written last.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
 import math
 import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract.dataset import LABEL
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.sampling.leakage import check_splits
@@ -96,16 +98,17 @@ def draw(
     drawing = _Drawing(
         lake, table, snapshot_id or lake.snapshot_id(table) or 0, dict(split_windows), method, tuple(groups)
     )
-    folder = Path(lake.location) / "samples" / table / drawing.sample_id
-    if not (folder / "manifest.json").exists():
-        temporary = folder.with_name(f"{drawing.sample_id}.{uuid.uuid4().hex[:8]}.tmp")
+    name = lake.root / "samples" / table / drawing.sample_id
+    folder = storage.find_folder(name)
+    if folder is None:
+        filled = storage.fresh_folder(name)
         try:
-            manifest = drawing.decides | drawing.write(temporary)
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            if not folder.exists():
-                temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            manifest = drawing.decides | drawing.write(filled)
+            storage.write(filled / "manifest.json", json.dumps(manifest, indent=1))
+            folder = storage.settle(filled, name)
+        except BaseException:
+            storage.remove_folder(filled)
+            raise
     manifest = json.loads((folder / "manifest.json").read_text())
     return SampleRef(
         uri=str(folder),
@@ -115,17 +118,18 @@ def draw(
         method=method.name,
         rate=method.rate,
         rows=manifest["rows"],
+        lake=lake.name,
     )
 
 
 def read_manifest(sample: SampleRef) -> dict[str, Any]:
     """The manifest of a sample: what decided it, its rows, population, recalibration and files."""
-    return dict(json.loads((Path(sample.uri) / "manifest.json").read_text()))
+    return dict(json.loads((storage.place(sample.uri) / "manifest.json").read_text()))
 
 
 def split_files(sample: SampleRef, split: str) -> list[Path]:
     """The files of a split, in a fixed order."""
-    return sorted((Path(sample.uri) / split).glob("*.parquet"))
+    return sorted((storage.place(sample.uri) / split).glob("*.parquet"))
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,9 @@ class _Drawing:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the splits; gives rows, population and files."""
-        import duckdb
-
-        spill = str(folder.with_suffix(".spill"))
+        spill = tempfile.mkdtemp(prefix="sample-") if storage.is_remote(folder) else str(folder.with_suffix(".spill"))
         written: dict[str, list[str]] = {}
-        with duckdb.connect(config={"temp_directory": spill}) as connection:
+        with storage.connect_duckdb([folder], {"temp_directory": spill}) as connection:
             for split in self.windows:
                 written[split] = self._write_split(connection, split, folder)
                 if not self.rows[split]:
@@ -235,20 +237,16 @@ def write_shards(stream: Iterator[pa.RecordBatch], folder: Path) -> tuple[list[s
     :param folder: of the files, not there yet.
     :returns: the files, and the number of rows.
     """
-    folder.mkdir(parents=True)
     paths = [folder / f"{shard:03d}.parquet" for shard in range(SHARDS)]
     writers: list[pq.ParquetWriter] = []
     rows = 0
-    try:
+    with contextlib.ExitStack() as opened:
         for chunk in _chunks(stream):
             if not writers:
-                writers = [pq.ParquetWriter(str(path), chunk.schema, compression="zstd") for path in paths]
+                writers = [opened.enter_context(storage.parquet_writer(path, chunk.schema)) for path in paths]
             for shard, writer in enumerate(writers):
                 writer.write_table(chunk.take(np.arange(shard, chunk.num_rows, SHARDS)))
             rows += chunk.num_rows
-    finally:
-        for writer in writers:
-            writer.close()
     return [str(path) for path in paths] if rows else [], rows
 
 

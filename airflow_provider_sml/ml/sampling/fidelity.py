@@ -11,11 +11,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract import LABEL, Dataset, Feature
 from airflow_provider_sml.ml.expressions import identifier
 from airflow_provider_sml.ml.sampling.draw import read_manifest, split_files
@@ -74,17 +74,15 @@ def report(lake: Lake, sample: SampleRef, dataset: Dataset) -> dict[str, Any]:
     :param sample: the sample.
     :param dataset: its features are compared; its categories are the segments.
     """
-    import duckdb
-
-    path = Path(sample.uri) / "fidelity.json"
+    path = storage.place(sample.uri) / "fidelity.json"
     if not path.exists():
         first, last = (dt.date.fromisoformat(day) for day in read_manifest(sample)["windows"]["train"])
         population = [file.path for file in lake.files(sample.table, sample.snapshot_id, first, last)]
         files = [str(file) for file in split_files(sample, "train")]
         segments = [feature.name for feature in dataset.feature_list if feature.categories is not None]
-        with duckdb.connect() as connection:
+        with storage.connect_duckdb([sample.uri]) as connection:
             found = compare(connection, population, files, dataset.feature_list, segments)
-        path.write_text(json.dumps(found, indent=1))
+        storage.write(path, json.dumps(found, indent=1))
     return dict(json.loads(path.read_text()))
 
 

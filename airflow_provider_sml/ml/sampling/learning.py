@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, require
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.sampling.draw import Window, draw, split_files
@@ -77,7 +77,7 @@ def measure_on(
             trial = _trial(files, dataset, settings, sample.rows["train"])
             return replace(trial, window_rows=round(sample.rows["train"] * rows / max(trained, 1)))
         finally:
-            shutil.rmtree(sample.uri, ignore_errors=True)
+            storage.remove_folder(storage.place(sample.uri))
 
     return measure, rows
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import DataError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.ml.expressions import physical
 from airflow_provider_sml.ml.training import data
@@ -35,7 +35,7 @@ def stored_rows(bundle: Bundle, sample: Path, rows: int) -> tuple[list[dict[str,
             f"the sample of model {bundle.model_id} is gone", expected=f"files in {sample / 'test'}", found="none",
             todo="train again: parity cannot be checked without stored rows",
         )  # fmt: skip
-    table = pa.concat_tables([pq.read_table(path) for path in files])
+    table = pa.concat_tables([storage.read_table(path) for path in files])
     if table.num_rows > rows:
         table = table.take(np.linspace(0, table.num_rows - 1, rows).astype(int))
     scorer = Scorer(bundle)

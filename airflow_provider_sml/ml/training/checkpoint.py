@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_sml.errors import IntegrityError
+from airflow_provider_sml.ml import storage
 
 _FORMAT = "sml-checkpoint-1"
 
@@ -60,20 +59,7 @@ class Checkpoint:
         :param state: where it stands.
         """
         head = {"format": _FORMAT, "digest": hashlib.sha256(model).hexdigest(), "state": asdict(state)}
-        raw = json.dumps(head).encode() + b"\n" + model
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not isinstance(self.path, os.PathLike):  # an object store: a PUT is atomic
-            self.path.write_bytes(raw)
-            return
-        temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        storage.write(self.path, json.dumps(head).encode() + b"\n" + model)
 
     def read(self) -> tuple[bytes, State] | None:
         """The booster as UBJSON, and the state; None when there is no checkpoint.

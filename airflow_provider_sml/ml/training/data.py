@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import DataError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import feature_types
 from airflow_provider_sml.ml.contract import LABEL, Feature
 from airflow_provider_sml.ml.expressions import physical
@@ -35,9 +35,9 @@ _NUMPY: dict[str, Any] = {"timestamp": "datetime64[us]", "date": "datetime64[D]"
 
 def weights(path: Path) -> np.ndarray | None:
     """The rows' weights, where the sample gave them some: float32 of shape (rows,)."""
-    if WEIGHT not in pq.read_schema(path).names:
+    if WEIGHT not in storage.read_schema(path).names:
         return None
-    return pq.read_table(path, columns=[WEIGHT], partitioning=None).column(WEIGHT).to_numpy().astype(np.float32)
+    return storage.read_table(path, columns=[WEIGHT]).column(WEIGHT).to_numpy().astype(np.float32)
 
 
 def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,7 @@ def read(path: Path, features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarra
     :param features: which ones, in this order.
     :returns: float32 of shape (rows, features), NaN for NULL and codes for categories; float32 of shape (rows,).
     """
-    table = pq.read_table(path, columns=[*(feature.name for feature in features), LABEL], partitioning=None)
+    table = storage.read_table(path, columns=[*(feature.name for feature in features), LABEL])
     return matrix(table, features), table.column(LABEL).to_numpy().astype(np.float32)
 
 
@@ -58,7 +58,7 @@ def label_counts(paths: Sequence[Path]) -> np.ndarray:
     """
     counts = np.zeros(3)
     for path in paths:
-        labels = pq.read_table(path, columns=[LABEL], partitioning=None).column(LABEL).to_numpy()
+        labels = storage.read_table(path, columns=[LABEL]).column(LABEL).to_numpy()
         known = [(labels == 0).sum(), (labels == 1).sum()]
         counts += [*known, len(labels) - sum(known)]
     return counts
@@ -162,5 +162,5 @@ def iterator(paths: Sequence[Path], features: Sequence[Feature], cache: str | No
 def _nothing(paths: Sequence[Path], features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Features, labels and weights of no row; weights where the files would have them."""
     none = np.empty(0, np.float32)
-    weighted = any(WEIGHT in pq.read_schema(path).names for path in paths)
+    weighted = any(WEIGHT in storage.read_schema(path).names for path in paths)
     return np.empty((0, len(features)), np.float32), none, none if weighted else None

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer, recalibrate
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.expressions import identifier
@@ -49,7 +49,7 @@ def evaluate(
     :raises DataError: when the test rows do not allow a measure.
     """
     files = split_files(sample, "test")
-    test = pa.concat_tables([pq.read_table(path, partitioning=None) for path in files]) if files else pa.table({})
+    test = pa.concat_tables([storage.read_table(path) for path in files]) if files else pa.table({})
     labels = _labels(test, sample)
     _known([*baseline, *slices], test.column_names)
     raw = Scorer(bundle).raw_scores(data.matrix(test, bundle.dataset.feature_list))
@@ -136,8 +136,6 @@ def _baseline(
     sample: SampleRef, test: pa.Table, labels: np.ndarray, scores: np.ndarray, by: Sequence[str]
 ) -> dict[str, Any]:
     """The label's rate of each group in the training rows; an unseen group gets the overall rate."""
-    import duckdb
-
     train = [str(path) for path in split_files(sample, "train")]
     rows = test.select(list(by)).rename_columns([f"by_{n}" for n in range(len(by))])
     rows = rows.append_column("position", pa.array(range(test.num_rows)))
@@ -145,7 +143,7 @@ def _baseline(
     # NULL is a group like any other.
     same = " AND ".join(f"r.by_{n} IS NOT DISTINCT FROM t.by_{n}" for n in range(len(by)))
     source = "read_parquet(?, hive_partitioning=false)"
-    with duckdb.connect() as connection:
+    with storage.connect_duckdb([sample.uri]) as connection:
         connection.execute(
             f"CREATE TEMP TABLE rates AS SELECT {keys}, avg({LABEL}) AS rate FROM {source} GROUP BY ALL", [train]
         )

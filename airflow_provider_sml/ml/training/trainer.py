@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError, require
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, feature_types
 from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
@@ -104,8 +103,12 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     """
     require("xgboost", "xgboost")
     check_settings(training)
-    folder = models / training.model_id
-    if not (folder / BUNDLE_FILE).exists():
+    name = models / training.model_id
+    folder = storage.find_folder(name)
+    if folder is not None and not (folder / BUNDLE_FILE).exists():
+        storage.remove_folder(folder)  # somebody's half of a model
+        folder = None
+    if folder is None:
         started = time.monotonic()
         outcome, cost = _run(training, client, log)
         bundle = Bundle(
@@ -129,7 +132,9 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
             model=outcome.model,
             recalibration=_recalibration(training),
         )
-        _keep(bundle, folder)
+        filled = storage.fresh_folder(name)
+        bundle.write(filled)
+        folder = storage.settle(filled, name)
     else:
         log(f"model {training.model_id} was trained before and is used again")
     bundle = Bundle.read(folder)
@@ -139,6 +144,7 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
         digest=bundle.digest,
         sample_id=training.sample.sample_id,
         rounds=bundle.rounds,
+        lake=training.sample.lake,
     )
 
 
@@ -184,22 +190,6 @@ def check_settings(training: Training) -> None:
                 expected="rounds, early_stopping and the parameters of XGBoost's hist trees",
                 found=unknown[1],
             )
-
-
-def _keep(bundle: Bundle, folder: Path) -> None:
-    """Put a bundle into its place, whole or not at all; of two trainers that end together the first one's stays."""
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        bundle.write(temporary)
-        if folder.exists() and not (folder / BUNDLE_FILE).exists():
-            shutil.rmtree(folder)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / BUNDLE_FILE).exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:

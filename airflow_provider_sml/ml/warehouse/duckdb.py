@@ -16,6 +16,7 @@ from airflow_provider_sml.errors import DataError, SmlError
 from airflow_provider_sml.ml.contract.dataset import PARTITION
 from airflow_provider_sml.ml.expressions import SQL_TYPES, Type, identifier
 from airflow_provider_sml.ml.lake import LakeFile
+from airflow_provider_sml.ml.storage import register_stores
 from airflow_provider_sml.refs import SnapshotRef
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class DuckDBWarehouse:
                 )
             connection.execute(f"DELETE FROM {table} WHERE {PARTITION} BETWEEN ? AND ?", days)
             if files:
+                register_stores(connection, [files[0].path])
                 connection.execute(
                     f"INSERT INTO {table} ({names}) SELECT {names} "
                     "FROM read_parquet(?, union_by_name=true, hive_partitioning=false)",

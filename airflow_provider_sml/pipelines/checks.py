@@ -1,0 +1,84 @@
+"""What does not fit together in a spec whose parts are each well formed: paths, columns, features, stages.
+
+What the dataset's parts say of each other is checked by ``ml.contract``; here is what only the whole spec can know.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+
+from airflow_provider_sml.errors import ConfigurationError, SmlError, did_you_mean
+from airflow_provider_sml.ml.contract.dataset import LABEL, Place, dotted
+from airflow_provider_sml.pipelines.spec import LeaveOut, PipelineSpec
+
+#: Places that paths of the source may name in braces.
+PATH_PLACES = ("landing", "lake")
+
+
+def problems(spec: PipelineSpec) -> list[tuple[Place, SmlError]]:
+    """Every mistake with its place."""
+    found = [*_path_problems(spec), *spec.dataset.problems()]
+    return found or list(_column_problems(spec))  # what stages name cannot be judged without a sound dataset
+
+
+def _path_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
+    paths: list[tuple[Place, str]] = [(("source", "path"), spec.source.path)]
+    paths += [(("source", "joins", n, "path"), join.path) for n, join in enumerate(spec.source.joins)]
+    allowed = [f"{{{name}}}" for name in (*PATH_PLACES, "date")]
+    for place, path in paths:
+        try:
+            named = [f"{{{name}}}" for _, name, *_ in string.Formatter().parse(path) if name is not None]
+        except ValueError:
+            named = [path]
+        for name in named:
+            if name not in allowed:
+                yield place, _unknown(place, name, allowed)
+
+
+def _column_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
+    for place, names, allowed in _column_uses(spec):
+        for position, name in enumerate(names):
+            if name not in allowed:
+                yield (*place, position), _unknown(place, name, sorted(allowed), _why_not(spec, name))
+
+
+def _column_uses(spec: PipelineSpec) -> Iterator[tuple[Place, list[str], list[str]]]:
+    """Where stages name columns: the place, the names, and what is allowed there.
+
+    Stages that part rows by a column may use only what is known before the event: drawing by the outcome, or judging
+    by it, would bend every figure.
+    """
+    columns = spec.contract.columns
+    stored = [name for name, _ in spec.dataset.table_columns if "__" not in name and name != LABEL]
+    before = [name for name in stored if name not in columns or columns[name].known == "before"]
+    told_apart = [name for name in before if name not in columns or columns[name].privacy != "mask"]
+    # each stratum is drawn by its exact share, so that the label may be one
+    yield ("sample", "by"), spec.sample.by, [*told_apart, LABEL] if spec.sample.method == "stratified" else told_apart
+    if spec.gate.baseline:
+        yield ("gate", "baseline", "by"), spec.gate.baseline.by, told_apart
+    if spec.gate.slices:
+        yield ("gate", "slices", "by"), spec.gate.slices.by, told_apart
+    compared = spec.monitor.columns
+    if isinstance(compared, LeaveOut):
+        yield ("monitor", "columns", "leave_out"), compared.leave_out, list(spec.features)
+    else:
+        yield ("monitor", "columns", "only"), compared.only, list(spec.features)
+
+
+def _unknown(place: Place, name: str, allowed: list[str], why: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"{dotted(place)} names {name}",
+        expected=f"one of {', '.join(allowed)}",
+        found=name + why,
+        todo=None if why else did_you_mean(name, allowed),
+    )
+
+
+def _why_not(spec: PipelineSpec, name: str) -> str:
+    column = spec.contract.columns.get(name)
+    if column is None:
+        return ""
+    if column.privacy in ("drop", "mask"):
+        return f", which the contract {'drops' if column.privacy == 'drop' else 'masks'}"
+    return ", which is known only after the event" if column.known == "after" else ""

@@ -1,0 +1,263 @@
+"""The DAGs of a spec as Airflow sees them: asset links, schedules, forms, documentation, and what is handed down."""
+
+import logging
+
+import pytest
+
+from airflow_provider_sml.pipelines import PipelineSpecError, build_dags
+from airflow_provider_sml.pipelines.dags import locate
+from tests.pipelines.conftest import FLIGHTS, line_of
+
+ROOT = FLIGHTS.parents[2]
+STAGES = ("ingest", "train", "deploy", "monitor")
+
+
+@pytest.fixture(scope="module")
+def flights(airflow_db):
+    """The DAGs of dags/flights.py as Airflow loads them."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(ROOT / "dags" / "flights.py"))
+    assert not bag.import_errors
+    return dict(bag.dags)
+
+
+@pytest.fixture
+def build(airflow_db, spoilt):
+    """The DAGs of flights.yaml with texts replaced, by stage."""
+
+    def make(*changes, **options):
+        dags = build_dags(spoilt(*changes), **options)
+        return {dag_id.removeprefix("flights_"): dag for dag_id, dag in dags.items()}
+
+    return make
+
+
+def uris(assets):
+    return [asset.uri for asset in assets]
+
+
+def awaited(dag):
+    """The assets that start a DAG."""
+    found = getattr(dag.timetable, "asset_condition", None)
+    return uris(getattr(found, "objects", [found])) if found else []
+
+
+def test_the_file_in_dags_gives_the_four_dags(flights):
+    assert set(flights) == {f"flights_{stage}" for stage in STAGES}
+    assert len((ROOT / "dags" / "flights.py").read_text().splitlines()) < 10
+
+
+def test_the_tasks_of_each_dag_follow_each_other(flights):
+    def edges(stage):
+        tasks = flights[f"flights_{stage}"].task_dict
+        return {(task_id, below) for task_id, task in tasks.items() for below in task.downstream_task_ids}
+
+    assert edges("ingest") == {
+        ("wait_for_landing", "etl"),
+        ("etl", "publish_lake"),
+        ("publish_lake", "publish_warehouse"),
+    }
+    assert {("sample", "train"), ("train", "evaluate"), ("evaluate", "register"), ("register", "gate")} <= edges(
+        "train"
+    )
+    assert flights["flights_deploy"].task_ids == ["deploy"]
+    assert {("score", "drift"), ("drift", "request_retraining")} <= edges("monitor")
+
+
+def test_assets_link_the_dags(flights):
+    dags = {stage: flights[f"flights_{stage}"] for stage in STAGES}
+    sent = {stage: [uri for task in dag.tasks for uri in uris(task.outlets)] for stage, dag in dags.items()}
+    assert sent == {
+        "ingest": ["sml://flights/published"],
+        "train": ["sml://flights/passed"],
+        "deploy": ["sml://flights/deployed"],
+        "monitor": ["sml://flights/drift"],
+    }
+    assert awaited(dags["ingest"]) == []
+    assert awaited(dags["train"]) == ["sml://flights/drift"]
+    assert awaited(dags["deploy"]) == ["sml://flights/passed"]
+    assert awaited(dags["monitor"]) == ["sml://flights/published"]
+
+
+def test_the_schedules_are_those_of_the_spec(build):
+    from airflow.sdk import CronDataIntervalTimetable, CronTriggerTimetable
+    from airflow.sdk.definitions.timetables.assets import AssetOrTimeSchedule
+
+    dags = build(("ingest: daily, train: weekly", "ingest: 30 4 * * 1-5, train: monthly"))
+    ingest, train = dags["ingest"].timetable, dags["train"].timetable
+    assert isinstance(ingest, CronDataIntervalTimetable) and ingest.expression == "30 4 * * 1-5"
+    assert isinstance(train, AssetOrTimeSchedule) and isinstance(train.timetable, CronTriggerTimetable)
+    assert train.timetable.expression == "0 3 1 * *"
+    assert not any(dag.catchup for dag in dags.values())
+    alone = [stage for stage, dag in dags.items() if dag.max_active_runs == 1]
+    assert alone == ["train", "deploy", "monitor"], "only days that wait for their files stand side by side"
+
+
+def test_nothing_runs_by_itself_where_the_spec_says_so(build):
+    dags = build(
+        ("{ingest: daily, train: weekly, monitor: nightly}", "{ingest: null, train: null, monitor: null}"),
+        ("then: retrain", "then: alert"),
+    )
+    assert [dags[stage].schedule for stage in ("ingest", "train", "monitor")] == [None, None, None]
+    assert awaited(dags["deploy"]) == ["sml://flights/passed"]
+
+
+def test_drift_alone_may_start_training(build):
+    dags = build(("train: weekly", "train: null"))
+    assert awaited(dags["train"]) == ["sml://flights/drift"]
+    assert awaited(build(("then: retrain", "then: alert"))["train"]) == []
+
+
+# --- the form ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_the_forms_has_a_title_a_help_text_and_a_valid_default(flights):
+    for dag in flights.values():
+        dag.params.validate()
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema["title"] and param.description and param.description.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "good", "bad"),
+    [
+        ("ingest", "first_day", ["2026-01-31", None], ["31.1.2026", 5]),
+        ("ingest", "last_day", ["2026-01-31", None], ["tomorrow"]),
+        ("train", "as_of", ["2026-01-31", None], [""]),
+        ("train", "rate", [0.01, 1], [0, 1.01, "half", None]),
+        ("deploy", "version", ["12", None], ["v12", 12, ""]),
+        ("monitor", "day", ["2026-01-31", None], ["yesterday"]),
+    ],
+)
+def test_the_form_refuses_what_a_run_could_not_use(flights, stage, name, good, bad):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = flights[f"flights_{stage}"].params.get_param(name)
+    for value in good:
+        assert param.resolve(value) == value
+    for value in bad:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)
+
+
+def test_the_rate_is_asked_for_only_where_rows_are_drawn(build):
+    assert "of the tailnum" in build()["train"].params.get_param("rate").description
+    dags = build(("sample: {method: hash, by: [tailnum], rate: 0.5}", "sample: {method: all}"))
+    assert list(dags["train"].params) == ["as_of"]
+
+
+# --- documentation and alerts -----------------------------------------------------------------------------------------
+
+
+def test_each_dag_has_its_picture(flights):
+    for stage in STAGES:
+        dag = flights[f"flights_{stage}"]
+        assert dag.doc_md.startswith(f"### flights: {stage}\nWill this flight arrive")
+        picture = dag.doc_md.split("```text\n")[1].split("\n```")[0]
+        assert picture.startswith("starts: ") and max(map(len, picture.splitlines())) <= 110
+        assert dag.tags == {"sml", "flights", stage}
+        assert dag.description.startswith("flights: ")
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "said"),
+    [
+        ("ingest", (), ["starts: daily", "more than 30 % of bad rows", "warehouse", "flights_monitor"]),
+        ("ingest", (("monitor: nightly", "monitor: null"),), ["flights_monitor, by hand"]),
+        ("ingest", (("ingest: daily", "ingest: null"),), ["starts: by hand"]),
+        ("train", (), ["starts: weekly, or drift, found by", "120 days to train on (50 % of tailnum, hash)"]),
+        ("train", (("then: retrain", "then: alert"),), ["starts: weekly\n"]),
+        ("deploy", (("port: 8500", "port: 8600"),), ["endpoint on port 8600", "champion"]),
+        ("monitor", (), ["2 of the last 3 nights drifted", "15 % of the columns", "alert, and flights_train"]),
+        ("monitor", (("nights: 2 of 3", "nights: 1 of 1"),), ["the night drifted"]),
+    ],
+)
+def test_the_picture_shows_the_numbers_of_the_spec(build, stage, change, said):
+    text = build(*change)[stage].doc_md
+    for words in said:
+        assert words in text
+
+
+def test_a_picture_without_a_warehouse_shows_none(build):
+    dag = build(("warehouse: include/data/warehouse.duckdb", "warehouse: null"))["ingest"]
+    assert "warehouse" not in dag.doc_md and "publish_warehouse" not in dag.task_ids
+
+
+def test_failures_and_drift_alert_the_channels_of_the_spec(build, caplog, capfd):
+    dags = build(("alerts: []", "alerts: [{slack: ops}]"))
+    for dag in dags.values():
+        for task in dag.tasks:
+            [alert] = task.on_failure_callback
+            assert alert.channels == [{"slack": "ops"}] and alert.severity == "critical"
+    [drift] = dags["monitor"].task_dict["request_retraining"].on_success_callback
+    assert drift.channels == [{"slack": "ops"}]
+    assert "2 of the last 3 nights drifted; training starts" in drift.body
+    drift.channels = []
+    with caplog.at_level(logging.WARNING):
+        drift.notify({})
+    assert "ALERT [WARNING] flights has drifted" in caplog.text + capfd.readouterr().out
+
+
+# --- what is handed down ----------------------------------------------------------------------------------------------
+
+
+def test_places_start_at_the_project(flights, spoilt):
+    task = flights["flights_ingest"].task_dict["etl"]
+    assert task.lake == str(ROOT / "include/data/lake")
+    assert task.places == {"landing": str(ROOT / "include/data/landing"), "lake": task.lake}
+    path = spoilt(
+        ("lake: include/data/lake", "lake: my_lake"), ("mlflow: include/data/mlflow", "mlflow: http://ml:5000")
+    )
+    dags = build_dags(path)
+    assert dags["flights_ingest"].task_dict["etl"].lake == "my_lake", "a connection is no path"
+    assert dags["flights_train"].task_dict["register"].mlflow == "http://ml:5000"
+
+
+def test_what_a_task_gets_is_what_the_spec_says(build):
+    dags = build(("leave_out: [weekday]", "only: [hour, wind]"))
+    assert "weekday" in dags["monitor"].task_dict["drift"].leave_out
+    assert not {"hour", "wind"} & set(dags["monitor"].task_dict["drift"].leave_out)
+    gate = dags["train"].task_dict["gate"].checks
+    assert gate["auc"] == {"min": 0.65, "not_worse_than": "champion", "margin": 0.005} and gate["ece"] == {"max": 0.05}
+
+
+def test_retries_and_the_owner_come_from_the_spec_and_the_caller(build):
+    task = build(default_args={"retries": 5})["train"].task_dict["train"]
+    assert task.retries == 5 and task.owner == "ops-analytics"
+
+
+def test_the_profile_of_the_environment_is_taken(build, spoilt, monkeypatch):
+    spoilt().with_name("flights.production.yaml").write_text("train: {cluster: dask_prod, workers: 4}\n")
+    monkeypatch.setenv("SML_PROFILE", "production")
+    assert build()["train"].task_dict["train"].cluster == "dask_prod"
+    assert build(profile="")["train"].task_dict["train"].cluster == "local"
+
+
+# --- finding the spec -------------------------------------------------------------------------------------------------
+
+
+def test_a_path_is_taken_from_the_projects_root(tmp_path):
+    spec = tmp_path / "include" / "pipelines" / "x.yaml"
+    spec.parent.mkdir(parents=True)
+    spec.touch()
+    for caller in (tmp_path / "dags" / "x.py", tmp_path / "dags" / "team" / "x.py", tmp_path / "x.py"):
+        assert locate("include/pipelines/x.yaml", caller) == (spec, tmp_path)
+    assert locate(spec, None) == (spec, tmp_path)
+    assert locate(tmp_path / "x.yaml", None) == (tmp_path / "x.yaml", tmp_path)
+    with pytest.raises(PipelineSpecError, match=r"include/none\.yaml is not there\n  expected: a spec file"):
+        locate("include/none.yaml", tmp_path / "dags" / "x.py")
+
+
+def test_a_wrong_spec_is_an_import_error_that_airflow_shows(dag_project, spoilt):
+    from airflow.dag_processing.dagbag import DagBag
+
+    path = spoilt(("weather.wind_speed", "weather.wind_sped"))
+    file = dag_project.write(
+        "wrong.py",
+        f"from airflow_provider_sml.pipelines import build_dags\nbuild_dags({str(path)!r}, into=globals())\n",
+    )
+    [error] = DagBag(str(file)).import_errors.values()
+    assert f"{path}:{line_of('  wind: ')}: features.wind uses weather.wind_sped" in error
+    assert "did you mean weather.wind_speed?" in error
