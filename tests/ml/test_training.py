@@ -165,7 +165,7 @@ def test_progress_is_told_and_the_lineage_is_kept(local, shop_sample, tmp_path):
     deadline = time.monotonic() + 10
     while not lines and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert lines[0].startswith("round 1 of at most 40: AUC 0.")
+    assert lines[0].startswith("round 1 of at most 40: auc 0.")
     kept = Bundle.read(Path(model.uri)).lineage
     assert (kept["sample_id"], kept["snapshot_id"]) == (shop_sample.sample_id, shop_sample.snapshot_id)
     assert kept["params"]["max_depth"] == 3 and kept["params"]["seed"] == 7 and kept["contract"] == DATASET.hash
