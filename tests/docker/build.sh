@@ -21,9 +21,11 @@ podman build --isolation=chroot --network=host --format docker "${mounts[@]}" \
   --build-arg BASE=localhost/sml-base:test -f docker/scoring.Dockerfile -t localhost/sml-scoring:test . >&2
 podman images --format 'size: {{.Size}}' localhost/sml-scoring:test
 
-run=(--rm --runtime runc --network=host --env SML_SERVE_HOST=127.0.0.1)
-printf 'user: %s\n' "$(podman run "${run[@]}" --entrypoint id localhost/sml-scoring:test -u)"
-printf 'dask: %s\n' "$(podman run "${run[@]}" --entrypoint dask localhost/sml-scoring:test --version)"
+# Without systemd there are no health timers, and a container may not raise the limits of its host.
+run=(--rm --runtime runc --network=host --ulimit host --no-healthcheck --env SML_SERVE_HOST=127.0.0.1)
+user=$(podman run "${run[@]}" --entrypoint id localhost/sml-scoring:test -u)
+dask=$(podman run "${run[@]}" --entrypoint dask localhost/sml-scoring:test --version)
+printf 'user: %s\n%s\n' "$user" "$dask"
 if podman run "${run[@]}" --entrypoint python localhost/sml-scoring:test -c 'import airflow' 2>/dev/null; then
   printf 'Airflow is in the image\n'
   exit 1
