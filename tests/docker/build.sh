@@ -21,8 +21,8 @@ podman build --isolation=chroot --network=host --format docker "${mounts[@]}" \
   --build-arg BASE=localhost/sml-base:test -f docker/scoring.Dockerfile -t localhost/sml-scoring:test . >&2
 podman images --format 'size: {{.Size}}' localhost/sml-scoring:test
 
-# Without systemd there are no health timers, and a container may not raise the limits of its host.
-run=(--rm --runtime runc --network=host --ulimit host --no-healthcheck --env SML_SERVE_HOST=127.0.0.1)
+# Without systemd there are no health timers, and the limits that podman asks for may lie above those of this machine.
+run=(--rm --runtime runc --network=host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 --no-healthcheck --env SML_SERVE_HOST=127.0.0.1)
 user=$(podman run "${run[@]}" --entrypoint id localhost/sml-scoring:test -u)
 dask=$(podman run "${run[@]}" --entrypoint dask localhost/sml-scoring:test --version)
 printf 'user: %s\n%s\n' "$user" "$dask"

@@ -181,6 +181,7 @@ def bundle(folder):
     x = np.linspace(0, 1, 50).reshape(-1, 1)
     booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, label=x[:, 0] > 0.5), 3)
     Bundle("toy", "m1", dataset, 3, {}, bytes(booster.save_raw("ubj"))).write(folder)
+    folder.chmod(0o755)  # the container has a user of its own
     return folder
 
 
