@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch
+from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, settle
 
 
 class RemoteJobTrigger(BaseTrigger):
@@ -53,9 +53,10 @@ class RemoteJobTrigger(BaseTrigger):
             except Exception as error:
                 outcome = error
             step = watch.decide(outcome, time.time())
+            for line in step.news:
+                self.log.info("%s", line)
             if step.action != "wait":
-                if step.cancel:
-                    await asyncio.to_thread(job.cancel, self.job_id)
+                step = await asyncio.to_thread(settle, step, job, self.job_id)
                 yield TriggerEvent(
                     {"action": step.action, "message": step.message, "retryable": step.retryable, "job_id": self.job_id}
                 )
