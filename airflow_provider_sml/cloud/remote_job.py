@@ -163,8 +163,9 @@ class Adapter:
     def load(cls, described: dict[str, Any]) -> Self:
         """The adapter that ``describe`` described."""
         module, _, name = described["adapter"].rpartition(".")
-        kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, Adapter)):
+        kind: Any = getattr(importlib.import_module(module), name)
+        known = isinstance(kind, type) and issubclass(kind, Adapter)
+        if not known:
             raise ConfigurationError(
                 "not an adapter of a remote job", expected="an Adapter", found=described["adapter"]
             )

@@ -1,16 +1,20 @@
-"""What every operator of this package shares: how results go to XCom, and which errors are worth a retry."""
+"""What every operator of this package shares: results in XCom, errors worth a retry, links, lineage."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_sml.errors import SmlError
+from airflow_provider_sml.links.pages import ModelLink
+from airflow_provider_sml.operators.openlineage import Data, lineage_of
 from airflow_provider_sml.refs import Ref
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
 
@@ -22,6 +26,9 @@ class SmlOperator(BaseOperator):
     """
 
     ui_color = "#e4f0f5"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(),)
+    #: What ``run`` gave, once it has.
+    _made: Any = None
 
     def execute(self, context: Context) -> Any:
         """Run, and give the result to XCom as a plain dictionary."""
@@ -34,12 +41,23 @@ class SmlOperator(BaseOperator):
     def guarded(self, work: Any, *arguments: Any) -> Any:
         """Do some of the work with the errors and results of ``execute``."""
         try:
-            result = work(*arguments)
+            result = self._made = work(*arguments)
         except SmlError as error:
             if error.retryable:
                 raise
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
         return result.to_xcom() if isinstance(result, Ref) else result
+
+    def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
+        """What a finished task read and wrote, for OpenLineage.
+
+        :param result: what ``run`` gave.
+        """
+        return [], []
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+        """What OpenLineage's provider asks of a task that has ended."""
+        return None if self._made is None else lineage_of(*self.datasets(self._made))
 
 
 def run_key(context: Context) -> list[str]:

@@ -14,6 +14,7 @@ from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_day
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator
+from airflow_provider_sml.operators.openlineage import Data, parent, table
 from airflow_provider_sml.refs import SamplePlanRef, SampleRef
 
 if TYPE_CHECKING:
@@ -148,6 +149,14 @@ class SampleOperator(_SamplingOperator):
                 found["label_rate"]["sample"], found["label_rate"]["population"],
             )  # fmt: skip
         return sample
+
+    def datasets(self, result: SampleRef) -> tuple[list[Data], list[Data]]:
+        """The snapshot that was drawn from, and the sample."""
+        lake = LakeHook(self.lake).location()
+        return (
+            [table(lake, result.table, version=str(result.snapshot_id))],
+            [Data(parent(result.uri), rows=sum(result.rows.values()), version=result.sample_id)],
+        )
 
 
 def _share(value: Any) -> float:
