@@ -130,17 +130,20 @@ class SparkSubmitJob(Adapter):
     def cancel(self, job_id: str) -> None:
         """End the driver and all its processes: asked first, killed after ``grace``."""
         self._record(job_id)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            until = time.monotonic() + self.grace
-            if not self._alive(job_id):
-                return
-            # While one of its processes holds the lock, the number of their group belongs to no other.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(int((self._folder / f"{job_id}.pid").read_text()), number)
-            while time.monotonic() < until and self._alive(job_id):
-                time.sleep(0.1)
-        if self._alive(job_id):
-            raise JobError(f"job {self.name} does not end", found=f"job {job_id} lives after SIGKILL")
+        if not self._alive(job_id):
+            return
+        # While one of its processes holds the lock, the number of their group belongs to no other.
+        group = int((self._folder / f"{job_id}.pid").read_text())
+        _end(group, signal.SIGTERM)
+        until = time.monotonic() + self.grace
+        while time.monotonic() < until and self._alive(job_id):
+            time.sleep(0.1)
+        _end(group, signal.SIGKILL)  # also a Python driver that Java had just started, and which holds no lock
+        until = time.monotonic() + 10.0
+        while self._alive(job_id):
+            if time.monotonic() > until:
+                raise JobError(f"job {self.name} does not end", found=f"job {job_id} lives after SIGKILL")
+            time.sleep(0.1)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
@@ -241,6 +244,12 @@ def _spark_submit() -> str:
             todo="pip install 'airflow-provider-sml[spark]'",
         ) from None
     return str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
+
+
+def _end(group: int, number: signal.Signals) -> None:
+    """Send a signal to the processes of a group that are left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _exit_code(path: Path) -> int | None:

@@ -67,9 +67,8 @@ class RemoteJobOperator(SmlOperator):
         if self.deferrable:
             from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
 
-            described = job.describe()
-            trigger = RemoteJobTrigger(described, job_id, self.poll_interval, until)
-            self.defer(trigger=trigger, method_name="resume", kwargs={"described": described})
+            trigger = RemoteJobTrigger(job.describe(), job_id, self.poll_interval, until)
+            self.defer(trigger=trigger, method_name="resume")
         self._wait(job, job_id, JobWatch(job.name, until))
         return self.finish(context, job.result(job_id))
 
@@ -90,14 +89,14 @@ class RemoteJobOperator(SmlOperator):
                 raise failure(settle(step, job, job_id))
             time.sleep(self.poll_interval)
 
-    def resume(self, context: Context, event: dict[str, Any], described: dict[str, Any]) -> Any:
+    def resume(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger's event."""
-        return self.guarded(self._resume, context, event, described)
+        return self.guarded(self._resume, context, event)
 
-    def _resume(self, context: Context, event: dict[str, Any], described: dict[str, Any]) -> Any:
+    def _resume(self, context: Context, event: dict[str, Any]) -> Any:
         if event["action"] == "fail":
             raise failure(Step("fail", event["message"], event["retryable"]))
-        job: Any = Adapter.load(described)
+        job: Any = Adapter.load(event["described"])
         return self.finish(context, job.result(event["job_id"]))
 
     def on_kill(self) -> None:

@@ -13,7 +13,7 @@ from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, settle
 
 
 class RemoteJobTrigger(BaseTrigger):
-    """Waits for a job and gives one event: what ``JobWatch`` decided.
+    """Waits for a job and gives one event: what ``JobWatch`` decided, and the job itself for who goes on with it.
 
     :param described: the adapter, as it describes itself.
     :param job_id: the job.
@@ -58,7 +58,13 @@ class RemoteJobTrigger(BaseTrigger):
             if step.action != "wait":
                 step = await asyncio.to_thread(settle, step, job, self.job_id)
                 yield TriggerEvent(
-                    {"action": step.action, "message": step.message, "retryable": step.retryable, "job_id": self.job_id}
+                    {
+                        "action": step.action,
+                        "message": step.message,
+                        "retryable": step.retryable,
+                        "described": self.described,
+                        "job_id": self.job_id,
+                    }
                 )
                 return
             await asyncio.sleep(self.poll_interval)
