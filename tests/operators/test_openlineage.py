@@ -12,7 +12,8 @@ from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, PublishWarehouseOperator, SparkEtlOperator
 from airflow_provider_sml.operators.monitoring import ScorePartitionsOperator
 from airflow_provider_sml.operators.openlineage import Data
-from airflow_provider_sml.operators.training import RegisterModelOperator, SampleOperator, TrainXGBoostOperator
+from airflow_provider_sml.operators.sampling import SampleOperator
+from airflow_provider_sml.operators.training import RegisterModelOperator, TrainXGBoostOperator
 from airflow_provider_sml.refs import ModelRef, ModelVersionRef, SampleRef, SnapshotRef, StagedRef
 from tests import shops
 
@@ -148,7 +149,7 @@ def test_names_follow_openlineages_naming(location, name, expected):
 def test_nothing_is_told_and_nothing_breaks_without_the_provider():
     code = """
 import sys
-from airflow_provider_sml.operators.training import SampleOperator
+from airflow_provider_sml.operators.sampling import SampleOperator
 from airflow_provider_sml.refs import SampleRef
 operator = SampleOperator(task_id="t", table="orders", lake="/lake")
 operator.run = lambda context: SampleRef("/lake/s", "s", "orders", 7, "all", 1.0, {"train": 1})
