@@ -50,12 +50,12 @@ class Data:
 def table(lake: str, name: str, **rest: Any) -> Data:
     """A table of a lake.
 
-    :param lake: location of the lake.
+    :param lake: location of the lake, or the id of its connection.
     :param name: of the table.
     """
-    from airflow_provider_sml.ml.lake.lake import NAMESPACE
+    from airflow_provider_sml.hooks.lake import LakeHook
 
-    return Data(lake, f"{NAMESPACE}/{name}", **rest)
+    return Data(str(LakeHook(lake).get_conn().folder(name)), **rest)
 
 
 def parent(uri: str) -> str:

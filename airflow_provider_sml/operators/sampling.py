@@ -152,9 +152,8 @@ class SampleOperator(_SamplingOperator):
 
     def datasets(self, result: SampleRef) -> tuple[list[Data], list[Data]]:
         """The snapshot that was drawn from, and the sample."""
-        lake = LakeHook(self.lake).location()
         return (
-            [table(lake, result.table, version=str(result.snapshot_id))],
+            [table(self.lake, result.table, version=str(result.snapshot_id))],
             [Data(parent(result.uri), rows=sum(result.rows.values()), version=result.sample_id)],
         )
 

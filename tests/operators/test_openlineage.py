@@ -93,6 +93,13 @@ def test_a_sample_comes_from_its_snapshot(told):
     )
 
 
+def test_a_table_is_named_by_where_its_lake_lies_and_not_by_the_connection(told, monkeypatch):
+    connection = {"conn_type": "sml_lake", "extra": {"location": "s3://bucket/lake", "secret_key": "hunter2"}}
+    monkeypatch.setenv("AIRFLOW_CONN_MY_LAKE", json.dumps(connection))
+    operator = SampleOperator(task_id="t", table="orders", lake="my_lake")
+    assert told(operator, SAMPLE)[0] == [("s3://bucket", "lake/lake/orders", None, "7")]
+
+
 def test_a_model_comes_from_its_sample(told):
     operator = TrainXGBoostOperator(task_id="t", sample=SAMPLE, dataset={})
     assert told(operator, MODEL) == (

@@ -215,7 +215,7 @@ class Lake:
 
         :param run: readable part of its name.
         """
-        return self._folder(table) / "data" / f"{run[:80]}-{uuid.uuid4().hex[:8]}"
+        return self.folder(table) / "data" / f"{run[:80]}-{uuid.uuid4().hex[:8]}"
 
     def publish(
         self,
@@ -277,7 +277,8 @@ class Lake:
             total_rows=int(total),
         )
 
-    def _folder(self, table: str) -> Path:
+    def folder(self, table: str) -> Path:
+        """Where a table lies."""
         return self.root / TABLES / table
 
     def _table(self, table: str) -> Table:
@@ -308,7 +309,7 @@ class Lake:
                 return self._catalog.create_table(
                     (self.settings.namespace, table),
                     schema,
-                    location=uri(self._folder(table)),
+                    location=uri(self.folder(table)),
                     partition_spec=spec,
                     properties=_PROPERTIES | mapping,
                 )
