@@ -17,18 +17,39 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from airflow_provider_sml.ml.lake import Lake
+
 
 class SmlOperator(BaseOperator):
     """Base of the operators: a subclass writes ``run`` and gives back a value object.
 
     An error that a retry cannot mend (a wrong configuration, data that breaks its contract, a gate that was not passed)
     fails the task at once; every other error is left to Airflow's retries.
+
+    :param encryption: ``required`` refuses to write to a lake whose connection names no KMS key; ``none`` does not ask.
     """
 
     ui_color = "#e4f0f5"
     operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(),)
     #: What ``run`` gave, once it has.
     _made: Any = None
+
+    def __init__(self, *, encryption: str = "none", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encryption = encryption
+
+    def open_lake(self, lake: str) -> Lake:
+        """The lake, to be written to.
+
+        :param lake: its location, or the id of its connection.
+        :raises ConfigurationError: when encryption is required and the lake has no key.
+        """
+        from airflow_provider_sml.hooks.lake import LakeHook
+
+        opened = LakeHook(lake).get_conn()
+        if self.encryption == "required":
+            opened.require_encryption()
+        return opened
 
     def execute(self, context: Context) -> Any:
         """Run, and give the result to XCom as a plain dictionary."""

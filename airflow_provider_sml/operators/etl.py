@@ -73,7 +73,7 @@ class SparkEtlOperator(RemoteJobOperator):
 
         dataset = Dataset.load(self.dataset)
         first, last = parse_interval(self.first, self.last)
-        lake = LakeHook(self.lake).get_conn()
+        lake = self.open_lake(self.lake)
         name = job_name(*run_key(context))
         table = self.table or dataset.name
         output = lake.stage(table, name)
@@ -176,7 +176,7 @@ class PublishPartitionsOperator(SmlOperator):
 
         ref = StagedRef.load(self.staged)
         dataset = Dataset.load(self.dataset)
-        lake = LakeHook(ref.lake).get_conn()
+        lake = self.open_lake(ref.lake)
         first, last = parse_interval(ref.first, ref.last)
         staged = Staged.read(storage.place(ref.uri))
         try:

@@ -98,7 +98,7 @@ class ScorePartitionsOperator(_ChampionOperator):
         from airflow_provider_sml.ml.monitoring import predictions
 
         version, scorer, _ = self.champion()
-        lake = LakeHook(self.lake).get_conn()
+        lake = self.open_lake(self.lake)
         table = self.table or self.name
         key = scorer.bundle.dataset.contract.key
         self._used, self._scored = version, 0

@@ -133,7 +133,7 @@ class SampleOperator(_SamplingOperator):
         """Find the windows and draw."""
         from airflow_provider_sml.ml import sampling
 
-        lake = LakeHook(self.lake).get_conn()
+        lake = self.open_lake(self.lake)
         windows = self.windows(lake)
         method = self.chosen(_share(self.rate), self.size)
         sample = sampling.draw(lake, self.table, windows, method=method, groups=self.groups)

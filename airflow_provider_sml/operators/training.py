@@ -75,6 +75,7 @@ class TrainXGBoostOperator(SmlOperator):
         sample = SampleRef.load(self.sample)
         dataset = Dataset.load(self.dataset)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
+        self.open_lake(sample.lake)
         folder = LakeHook(sample.lake).place(sample.uri)
         models = (
             LakeHook(sample.lake).place(self.models) if self.models else folder.parents[2] / "models" / dataset.name
