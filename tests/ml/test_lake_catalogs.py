@@ -13,6 +13,7 @@ from tests.ml.rest_catalog import rest_catalog
 
 LATER = dt.datetime.now(dt.UTC) + 10 * maintenance.DAY
 PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "s3fs", "psycopg2", "pytest"])
 
 
 def _postgres(request):
@@ -83,10 +84,10 @@ def _publish_days(place, days, answers):
 
 
 def test_four_processes_publish_different_days_through_postgres(request):
-    server = request.getfixturevalue("moto_store")
+    server = request.getfixturevalue("s3_store")
     place = f"{server.bucket()}/lake", server.store, _postgres(request)
     answers = PROCESSES.Queue()
-    days = [[DAY + maintenance.DAY * (3 * n + m) for m in range(3)] for n in range(4)]
+    days = [[DAY + maintenance.DAY * (2 * n + m) for m in range(2)] for n in range(4)]
     at_work = [PROCESSES.Process(target=_publish_days, args=(place, part, answers)) for part in days]
     for process in at_work:
         process.start()
