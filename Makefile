@@ -36,6 +36,9 @@ bench: setup ## Run a benchmark: make bench NAME=parse
 	@test -n "$(NAME)" || { echo "make bench NAME=x, one of:" $(basename $(notdir $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))); exit 2; }
 	@$(PY) -m benchmarks.$(NAME)
 
+docs: setup ## Build the documentation's site into build/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs --quiet build --strict && echo "build/site/index.html"
+
 lock: ## Resolve constraints.txt again
 	@scripts/lock.sh
 
@@ -43,4 +46,4 @@ clean: ## Remove everything that the targets made
 	@if [ -x $(PY) ]; then $(MAKE) --no-print-directory stop || true; fi
 	rm -rf .venv .tools .airflow build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache include/data include/reports
 
-.PHONY: help setup demo servers test up stop lint bench lock clean
+.PHONY: help setup demo servers test up stop lint bench docs lock clean

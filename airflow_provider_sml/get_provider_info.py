@@ -1,4 +1,4 @@
-"""What Airflow asks of an installed provider: connection types with their forms, notifications, configuration."""
+"""What Airflow asks of an installed provider: connection types with their forms, links, notifications, settings."""
 
 from __future__ import annotations
 
@@ -82,6 +82,10 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"schema": "tcp or tls", "port": "8786"},
                 },
             },
+        ],
+        "extra-links": [
+            f"airflow_provider_sml.links.pages.{name}"
+            for name in ("ModelLink", "GateLink", "EvaluationLink", "NightLink", "MlflowLink")
         ],
         "notifications": ["airflow_provider_sml.notifications.alert.AlertNotifier"],
         "config": {

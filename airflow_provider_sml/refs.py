@@ -100,6 +100,73 @@ class SnapshotRef(Ref):
 
 
 @dataclass(frozen=True)
+class TagRef(Ref):
+    """A name that keeps a snapshot.
+
+    :param lake: the lake as the operator was given it.
+    :param table: name of the table.
+    :param tag: the name.
+    :param snapshot_id: what it names.
+    """
+
+    kind: ClassVar[str] = "tag"
+    lake: str
+    table: str
+    tag: str
+    snapshot_id: int
+
+
+@dataclass(frozen=True)
+class DifferenceRef(Ref):
+    """What two snapshots of a table differ in.
+
+    :param lake: the lake as the operator was given it.
+    :param table: name of the table.
+    :param before: the first snapshot.
+    :param after: the second one.
+    :param days_added: number of days that only the second one has.
+    :param days_removed: number of days that only the first one has.
+    :param days_changed: number of days of both with other files.
+    :param rows_added: rows that only the second one has.
+    :param rows_removed: rows that only the first one has.
+    :param rows_changed: rows of the same key with other values.
+    """
+
+    kind: ClassVar[str] = "difference"
+    lake: str
+    table: str
+    before: int
+    after: int
+    days_added: int
+    days_removed: int
+    days_changed: int
+    rows_added: int
+    rows_removed: int
+    rows_changed: int
+
+
+@dataclass(frozen=True)
+class MaintenanceRef(Ref):
+    """What one upkeep of a lake did.
+
+    :param lake: the lake as the operator was given it.
+    :param files_merged: how many files fewer the tables have.
+    :param snapshots_expired: snapshots that went.
+    :param files_deleted: orphans deleted.
+    :param bytes_deleted: their size.
+    :param skipped: days and folders left for the next time, because somebody was at work on them.
+    """
+
+    kind: ClassVar[str] = "maintenance"
+    lake: str
+    files_merged: int
+    snapshots_expired: int
+    files_deleted: int
+    bytes_deleted: int
+    skipped: list[str]
+
+
+@dataclass(frozen=True)
 class SampleRef(Ref):
     """A drawn sample: parquet files by split, with a manifest.
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol, Self
 
-from airflow_provider_sml.errors import ConfigurationError, JobError
+from airflow_provider_sml.errors import ConfigurationError, JobError, SmlError
 
 
 class JobState(StrEnum):
@@ -72,12 +72,20 @@ class RemoteJob(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What to do next: ``wait``, ``done`` or ``fail``."""
+    """What to do next.
+
+    :param action: ``wait``, ``done`` or ``fail``.
+    :param message: why, for a person.
+    :param retryable: whether a retry may mend it.
+    :param cancel: whether the job is to be cancelled first.
+    :param news: lines of the job's output that were not told before.
+    """
 
     action: str
     message: str = ""
     retryable: bool = True
     cancel: bool = False
+    news: tuple[str, ...] = ()
 
 
 @dataclass
@@ -93,6 +101,7 @@ class JobWatch:
     deadline: float | None = None
     max_errors: int = 10
     errors: int = 0
+    told: tuple[str, ...] = field(default=(), repr=False)
 
     def decide(self, outcome: JobStatus | Exception, now: float) -> Step:
         """The next step.
@@ -102,22 +111,43 @@ class JobWatch:
         """
         late = self.deadline is not None and now >= self.deadline
         if isinstance(outcome, Exception):
-            self.errors += 1
-            if self.errors > self.max_errors or late:
-                message = f"job {self.name} could not be asked {self.errors} times in a row, the last time: {outcome}"
-                return Step("fail", f"{message}. It was left running; a retry attaches to it.")
-            return Step("wait", f"job {self.name} could not be asked: {outcome}")
+            return self._unknown(outcome, late)
         self.errors = 0
+        news = tuple(line for line in outcome.progress if line not in self.told)
+        self.told = outcome.progress or self.told
         if outcome.state is JobState.SUCCEEDED:
-            return Step("done")
+            return Step("done", news=news)
         if outcome.state.final:
             said = f": {outcome.message}" if outcome.message else ""
-            return Step("fail", f"job {self.name} {outcome.state}{said}", retryable=not outcome.configuration)
+            message = f"job {self.name} {outcome.state}{said}"
+            return Step("fail", message, retryable=not outcome.configuration, news=news)
         if late:
-            return Step(
-                "fail", f"job {self.name} was still {outcome.state} at its deadline and was cancelled", cancel=True
-            )
-        return Step("wait")
+            message = f"job {self.name} was still {outcome.state} at its deadline"
+            return Step("fail", message, cancel=True, news=news)
+        return Step("wait", news=news)
+
+    def _unknown(self, error: Exception, late: bool) -> Step:
+        """The next step when a poll failed: the job may be well, so some of them are survived."""
+        self.errors += 1
+        if isinstance(error, SmlError) and not error.retryable:
+            return Step("fail", f"job {self.name} cannot be asked: {error}", retryable=False)
+        if late:
+            return Step("fail", f"job {self.name} could not be asked at its deadline: {error}", cancel=True)
+        if self.errors > self.max_errors:
+            message = f"job {self.name} could not be asked {self.errors} times in a row, the last time: {error}"
+            return Step("fail", f"{message}. It was left running; a retry attaches to it.")
+        return Step("wait", news=(f"job {self.name} could not be asked: {error}",))
+
+
+def settle(step: Step, job: RemoteJob, job_id: str) -> Step:
+    """Cancel the job where the step says so; that it could not be cancelled is told and hides no other reason."""
+    if not step.cancel:
+        return step
+    try:
+        job.cancel(job_id)
+    except Exception as error:
+        return replace(step, message=f"{step.message}; it could not be cancelled and may run on: {error}")
+    return replace(step, message=f"{step.message}; it was cancelled")
 
 
 @dataclass(frozen=True)
@@ -133,8 +163,9 @@ class Adapter:
     def load(cls, described: dict[str, Any]) -> Self:
         """The adapter that ``describe`` described."""
         module, _, name = described["adapter"].rpartition(".")
-        kind = getattr(importlib.import_module(module), name)
-        if not issubclass(kind, Adapter):
+        kind: Any = getattr(importlib.import_module(module), name)
+        known = isinstance(kind, type) and issubclass(kind, Adapter)
+        if not known:
             raise ConfigurationError(
                 "not an adapter of a remote job", expected="an Adapter", found=described["adapter"]
             )
@@ -150,7 +181,7 @@ def job_name(*parts: str, limit: int = 63) -> str:
     whole = "-".join(parts)
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-zA-Z0-9]+", "-", whole).strip("-")[: limit - 11].strip("-")
-    return f"{readable}-{digest}"
+    return f"{readable or 'job'}-{digest}"
 
 
 def failure(step: Step) -> JobError:

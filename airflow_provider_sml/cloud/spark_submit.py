@@ -1,13 +1,18 @@
 """Spark by ``spark-submit`` on this machine: the local default, and any master that the client mode reaches.
 
-The driver is a process of its own session, so it survives the worker that started it; a record in ``work`` says what
-runs under a name. A retry attaches to a driver that still runs, and starts a new one otherwise. Its log lies beside
-the record. What it does not do: cluster mode, where the driver is not a child of this machine.
+The driver is a process of its own session, so it survives the worker that started it. Whether one runs under a name is
+known from a lock on a file in ``work``, which the driver's processes hold and the kernel frees when the last of them is
+gone; what runs is recorded before it starts. So there is no moment at which a crash could leave a driver that nobody
+knows: a retry attaches to a driver that still runs, and starts a new one otherwise. Its log lies beside the record.
+
+``work`` must be on a local file system, and whoever asks for the status (a triggerer too) on the same machine. What it
+does not do: cluster mode, where the driver is not a child of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -16,6 +21,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,21 @@ INPUT_ERROR = "SML-INPUT-ERROR: "
 LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 _NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
+_SECRET = re.compile(r"(secret|password|token|(secret|access)[.]?key)$", re.IGNORECASE)
+#: Bytes at the end of a log that are read for progress, and for the reason of a failure.
+_TAIL, _ENDING = 20_000, 1_000_000
+
+#: Runs the driver for a task that may be gone when it ends. It records its process group, leaves the shell's parent at
+#: once, and leaves the exit code behind; SIGTERM to the group reaches the driver, whose end it then sees.
+_WRAPPER = """
+echo $$ > "$0.pid"
+(
+  "$@" & driver=$!
+  trap "" TERM
+  wait $driver
+  echo $? > "$0.tmp" && mv "$0.tmp" "$0.rc"
+) &
+"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,7 @@ class SparkSubmitJob(Adapter):
     :param master: Spark master, such as ``local[*]``.
     :param conf: Spark settings.
     :param output: what ``result`` gives back.
+    :param grace: seconds that a cancelled driver has before it is killed.
     """
 
     name: str
@@ -52,6 +74,7 @@ class SparkSubmitJob(Adapter):
     master: str = "local[*]"
     conf: dict[str, str] = field(default_factory=dict)
     output: dict[str, Any] = field(default_factory=dict)
+    grace: float = 10.0
 
     # --- the four verbs -------------------------------------------------------------------------------------------
 
@@ -59,73 +82,135 @@ class SparkSubmitJob(Adapter):
         """Start the driver, or attach to the one that runs under this name.
 
         :param secrets: environment variables for the driver alone; they are written nowhere.
+        :raises ConfigurationError: when there is no spark-submit, or a setting would show a secret to every user.
         """
-        folder = Path(self.work) / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        current = self._current()
-        if current and _alive(current["pid"], current["started"]):
-            return str(current["id"])
-        job_id = uuid.uuid4().hex[:8]
-        with (folder / f"{job_id}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [*_watched(folder / f"{job_id}.rc"), *self._command()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment() | (secrets or {}),
-                start_new_session=True,
-            )
-        record = {"id": job_id, "pid": process.pid, "started": _started(process.pid), "output": self.output}
-        _write(folder / f"{job_id}.json", record)
-        _write(folder / "current.json", record)
-        _CHILDREN[process.pid] = process
-        return job_id
+        command = self._command()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._lock() as (lock, mine):
+            if not mine:
+                return self._running()
+            job_id = uuid.uuid4().hex[:8]
+            record = {"id": job_id, "output": self.output}
+            _write(self._folder / f"{job_id}.json", record)
+            _write(self._folder / "current.json", record)
+            with (self._folder / f"{job_id}.log").open("wb") as log:
+                subprocess.run(
+                    ["/bin/sh", "-c", _WRAPPER, str(self._folder / job_id), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment() | (secrets or {}),
+                    start_new_session=True,
+                    pass_fds=[lock],
+                    check=True,
+                )
+            return job_id
 
     def status(self, job_id: str) -> JobStatus:
         """Whether the driver lives, and how it ended."""
-        folder = Path(self.work) / self.name
-        record = json.loads((folder / f"{job_id}.json").read_text())
-        code = _exit_code(folder / f"{job_id}.rc")
-        if code is None and _alive(record["pid"], record["started"]):
-            return JobStatus(JobState.RUNNING, progress=tuple(self._progress(folder / f"{job_id}.log")))
-        code = _exit_code(folder / f"{job_id}.rc") if code is None else code
+        self._record(job_id)
+        if self._alive(job_id):
+            lines = _lines(self._folder / f"{job_id}.log", _TAIL)
+            told = [line for line in lines if line.strip() and not _NOISE.match(line)]
+            return JobStatus(JobState.RUNNING, progress=tuple(told[-5:]))
+        code = _exit_code(self._folder / f"{job_id}.rc")
         if code == 0:
             return JobStatus(JobState.SUCCEEDED)
-        lines = (folder / f"{job_id}.log").read_text(errors="replace").splitlines()
+        log = self._folder / f"{job_id}.log"
+        lines = _lines(log, _ENDING)
         told = [line.removeprefix(INPUT_ERROR) for line in lines if line.startswith(INPUT_ERROR)]
         if told:
             return JobStatus(JobState.FAILED, told[-1], configuration=True)
-        reason = next((line for line in reversed(lines) if re.search(r"(Error|Exception)\b", line)), "it was killed")
-        return JobStatus(JobState.FAILED, f"{reason.strip()[:500]} (exit code {code}; log: {folder / job_id}.log)")
+        return JobStatus(JobState.FAILED, f"{_reason(lines, code)} (log: {log})")
 
     def result(self, job_id: str) -> dict[str, Any]:
         """What the submission named as its output: of the driver that ran, which an attached task did not start."""
-        record = json.loads((Path(self.work) / self.name / f"{job_id}.json").read_text())
-        return dict(record["output"])
+        return dict(self._record(job_id)["output"])
 
     def cancel(self, job_id: str) -> None:
-        """End the driver and all its processes: asked first, killed after ten seconds."""
-        record = json.loads((Path(self.work) / self.name / f"{job_id}.json").read_text())
-        for number, grace in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-            if not _alive(record["pid"], record["started"]):
-                return
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(record["pid"], number)
-            until = time.monotonic() + grace
-            while time.monotonic() < until and _alive(record["pid"], record["started"]):
-                time.sleep(0.1)
-        if _alive(record["pid"], record["started"]):
-            raise JobError(f"job {self.name} does not end", found=f"process {record['pid']} lives after SIGKILL")
+        """End the driver and all its processes: asked first, killed after ``grace``."""
+        self._record(job_id)
+        if not self._alive(job_id):
+            return
+        # While one of its processes holds the lock, the number of their group belongs to no other.
+        group = int((self._folder / f"{job_id}.pid").read_text())
+        _end(group, signal.SIGTERM)
+        until = time.monotonic() + self.grace
+        while time.monotonic() < until and self._alive(job_id):
+            time.sleep(0.1)
+        _end(group, signal.SIGKILL)  # also a Python driver that Java had just started, and which holds no lock
+        until = time.monotonic() + 10.0
+        while self._alive(job_id):
+            if time.monotonic() > until:
+                raise JobError(f"job {self.name} does not end", found=f"job {job_id} lives after SIGKILL")
+            time.sleep(0.1)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
-    def _current(self) -> dict[str, Any] | None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return dict(json.loads((Path(self.work) / self.name / "current.json").read_text()))
+    @property
+    def _folder(self) -> Path:
+        return Path(self.work) / self.name
+
+    @contextlib.contextmanager
+    def _lock(self, tries: int = 10) -> Iterator[tuple[int, bool]]:
+        """The lock of this name, and whether it was free; it is held until the last process that has it is gone.
+
+        :param tries: tenths of a second after which it counts as taken: a look at a job holds it for a moment too.
+        """
+        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            for left in reversed(range(tries)):
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if left:
+                        time.sleep(0.1)
+                else:
+                    yield lock, True
+                    return
+            yield lock, False
+        finally:
+            os.close(lock)
+
+    def _alive(self, job_id: str) -> bool:
+        """Whether the driver of a job runs."""
+        if self._current() != job_id:
+            return False
+        with self._lock(tries=1) as (_, free):
+            return not free
+
+    def _current(self) -> str | None:
+        """The job that was started last under this name."""
+        with contextlib.suppress(FileNotFoundError):
+            return str(json.loads((self._folder / "current.json").read_text())["id"])
         return None
+
+    def _running(self) -> str:
+        """The job that holds the lock."""
+        job_id = self._current()
+        if job_id and not (self._folder / f"{job_id}.rc").exists():
+            return job_id
+        raise JobError(f"job {self.name} is being started or ended by another process at this moment", todo="try again")
+
+    def _record(self, job_id: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self._folder / f"{job_id}.json").read_text()))
+        except FileNotFoundError:
+            raise JobError(
+                f"job {self.name} has no record of {job_id}",
+                expected=f"{job_id}.json in {self._folder}",
+                found="none",
+                todo="ask on the machine that started it",
+            ) from None
 
     def _command(self) -> list[str]:
         conf = dict(self.conf)
+        if told := sorted(key for key in conf if _SECRET.search(key)):
+            raise ConfigurationError(
+                "a secret must not be among the Spark settings: every user of the machine sees a process's arguments",
+                expected="settings that name a credentials provider, or a file that only the driver reads",
+                found=", ".join(told),
+            )
         if self.master.startswith("local"):
             conf = {
                 "spark.ui.enabled": "false",
@@ -143,17 +228,13 @@ class SparkSubmitJob(Adapter):
             environment["SPARK_LOCAL_IP"] = "127.0.0.1"
         return environment
 
-    def _progress(self, log: Path) -> list[str]:
-        lines = log.read_text(errors="replace").splitlines()
-        return [line for line in lines if line.strip() and not _NOISE.match(line)][-5:]
-
-
-_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
-
 
 def _spark_submit() -> str:
     if home := os.environ.get("SPARK_HOME"):
-        return str(Path(home) / "bin" / "spark-submit")
+        path = Path(home) / "bin" / "spark-submit"
+        if not path.is_file():
+            raise ConfigurationError("SPARK_HOME holds no Spark", expected=str(path), found="no such file")
+        return str(path)
     try:
         import pyspark
     except ImportError:
@@ -165,11 +246,10 @@ def _spark_submit() -> str:
     return str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
 
 
-def _watched(exit_file: Path) -> list[str]:
-    """A wrapper that leaves the exit code behind, for a task that did not start the driver."""
-    script = '"$@" & child=$!; trap "kill -TERM $child" TERM INT; wait $child; code=$?; ' \
-        'wait $child 2>/dev/null; echo $code > "$0.tmp" && mv "$0.tmp" "$0"; exit $code'  # fmt: skip
-    return ["/bin/sh", "-c", script, str(exit_file)]
+def _end(group: int, number: signal.Signals) -> None:
+    """Send a signal to the processes of a group that are left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _exit_code(path: Path) -> int | None:
@@ -178,26 +258,31 @@ def _exit_code(path: Path) -> int | None:
     return None
 
 
-def _started(pid: int) -> float:
-    import psutil
+def _reason(lines: list[str], code: int | None) -> str:
+    """Why a driver failed, by its log and its exit code."""
+    if code is None or code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
+        return "it was killed" if code is None else f"it was killed by {signal.Signals(code - 128).name}"
+    said = [line for line in reversed(lines) if line.strip()]
+    line = next(
+        (line for line in said if re.search(r"(Error|Exception)\b", line)), said[0] if said else "it said nothing"
+    )
+    return f"{line.strip()[:500]} (exit code {code})"
 
-    return float(psutil.Process(pid).create_time())
 
+def _lines(path: Path, most: int) -> list[str]:
+    """The last lines of a file.
 
-def _alive(pid: int, started: float) -> bool:
-    """Whether that very process lives; a later one with the same number does not count."""
-    import psutil
-
-    if child := _CHILDREN.get(pid):
-        child.poll()  # reaps it when it has ended
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    :param most: bytes that are read.
+    """
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        lines = file.read().decode(errors="replace").splitlines()
+        return lines if size <= most else lines[1:]
+    return []
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(record))
     temporary.replace(path)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.places import find_connection, home, is_location
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class MlflowHook(BaseHook):
         if connection is None:
             return f"{home()}/mlflow", {}
         uri = connection.extra_dejson.get("tracking_uri") or connection.host or ""
+        if not uri:
+            raise ConfigurationError(
+                f"the connection {self.mlflow} has no address",
+                expected="a tracking URI, such as https://mlflow.example.com, or a host",
+                found="none",
+                todo="fill it in under Admin > Connections",
+            )
         if "://" not in uri and not is_location(uri):
             uri = f"{connection.schema or 'https'}://{uri}"
         if connection.port:

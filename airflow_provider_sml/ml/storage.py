@@ -15,6 +15,7 @@ Not here: tables and their commits (``ml.lake``), and what Spark writes (``Store
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import io
 import os
 import shutil
@@ -254,6 +255,43 @@ def _partial(path: Path, data: bytes) -> Path:
         os.fsync(file.fileno())
     os.chmod(name, 0o644)
     return Path(name)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as a listing tells it.
+
+    :param path: its path or address.
+    :param bytes: size.
+    :param modified: when it was last written, by the clock of the store.
+    """
+
+    path: str
+    bytes: int
+    modified: dt.datetime
+
+
+def entries(folder: Path) -> Iterator[Entry]:
+    """Every file below a folder; none when it is not there."""
+    if not is_remote(folder):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was listed
+                if path.is_file():
+                    stat = path.stat()
+                    yield Entry(str(path), stat.st_size, dt.datetime.fromtimestamp(stat.st_mtime, dt.UTC))
+        return
+    scheme = str(folder).split("://", 1)[0]
+    for name, info in file_system(folder).find(str(folder), detail=True).items():
+        modified = info.get("LastModified") or info.get("mtime") or info["updated"]
+        if isinstance(modified, str):
+            modified = dt.datetime.fromisoformat(modified.replace("Z", "+00:00"))
+        yield Entry(f"{scheme}://{name}", int(info["size"]), modified)
+
+
+def remove(path: str) -> None:
+    """Remove a file; one that is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        place(path).unlink()
 
 
 # --- whole folders ----------------------------------------------------------------------------------------------------

@@ -1,18 +1,23 @@
-"""What every operator of this package shares: how results go to XCom, and which errors are worth a retry."""
+"""What every operator of this package shares: results in XCom, errors worth a retry, links, lineage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_sml.errors import ConfigurationError, SmlError
+from airflow_provider_sml.links.pages import ModelLink
+from airflow_provider_sml.operators.openlineage import Data, lineage_of
 from airflow_provider_sml.refs import ModelVersionRef, Ref
 
 if TYPE_CHECKING:
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
+
+    from airflow_provider_sml.ml.lake import Lake
 
 
 class SmlOperator(BaseOperator):
@@ -20,9 +25,31 @@ class SmlOperator(BaseOperator):
 
     An error that a retry cannot mend (a wrong configuration, data that breaks its contract, a gate that was not passed)
     fails the task at once; every other error is left to Airflow's retries.
+
+    :param encryption: ``required`` refuses to write to a lake whose connection names no KMS key; ``none`` does not ask.
     """
 
     ui_color = "#e4f0f5"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(),)
+    #: What ``run`` gave, once it has.
+    _made: Any = None
+
+    def __init__(self, *, encryption: str = "none", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encryption = encryption
+
+    def open_lake(self, lake: str) -> Lake:
+        """The lake, to be written to.
+
+        :param lake: its location, or the id of its connection.
+        :raises ConfigurationError: when encryption is required and the lake has no key.
+        """
+        from airflow_provider_sml.hooks.lake import LakeHook
+
+        opened = LakeHook(lake).get_conn()
+        if self.encryption == "required":
+            opened.require_encryption()
+        return opened
 
     def execute(self, context: Context) -> Any:
         """Run, and give the result to XCom as a plain dictionary."""
@@ -35,12 +62,23 @@ class SmlOperator(BaseOperator):
     def guarded(self, work: Any, *arguments: Any) -> Any:
         """Do some of the work with the errors and results of ``execute``."""
         try:
-            result = work(*arguments)
+            result = self._made = work(*arguments)
         except SmlError as error:
             if error.retryable:
                 raise
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
         return result.to_xcom() if isinstance(result, Ref) else result
+
+    def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
+        """What a finished task read and wrote, for OpenLineage.
+
+        :param result: what ``run`` gave.
+        """
+        return [], []
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
+        """What OpenLineage's provider asks of a task that has ended."""
+        return None if self._made is None else lineage_of(*self.datasets(self._made))
 
 
 def run_key(context: Context) -> list[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.links.pages import GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
 from airflow_provider_sml.refs import EndpointRef, ModelVersionRef
 
@@ -38,6 +41,7 @@ class DeployModelOperator(SmlOperator):
 
     template_fields: Sequence[str] = ("name", "version", "port", "endpoint", "mlflow", "endpoints")
     ui_color = "#c9ead9"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), GateLink(), MlflowLink())
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.model import HashPrivacy
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage, run_key
+from airflow_provider_sml.operators.openlineage import Data, parent, table
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import SnapshotRef, StagedRef
 
@@ -72,7 +73,7 @@ class SparkEtlOperator(RemoteJobOperator):
 
         dataset = Dataset.load(self.dataset)
         first, last = parse_interval(self.first, self.last)
-        lake = LakeHook(self.lake).get_conn()
+        lake = self.open_lake(self.lake)
         name = job_name(*run_key(context))
         table = self.table or dataset.name
         output = lake.stage(table, name)
@@ -135,6 +136,18 @@ class SparkEtlOperator(RemoteJobOperator):
             rows_bad=staged.rows_in - staged.rows_good,
         )
 
+    def datasets(self, result: StagedRef) -> tuple[list[Data], list[Data]]:
+        """The folders of the landed files, and where the table's files are staged."""
+        from airflow_provider_sml.ml.etl.plan import fill_path
+
+        source = Dataset.load(self.dataset).source
+        landed = []
+        for path in (source.path, *(join.path for join in source.joins)):
+            fixed, daily, _ = path.partition("{date}")
+            location = fill_path(fixed.rpartition("/")[0] if daily else path, self.places)
+            landed.append(Data(location, rows=result.rows_in if path == source.path else None))
+        return landed, [Data(parent(result.uri), rows=result.rows_good)]
+
 
 class PublishPartitionsOperator(SmlOperator):
     """Audits staged files and publishes them: the days of the run are replaced in one commit, or nothing changes.
@@ -163,7 +176,7 @@ class PublishPartitionsOperator(SmlOperator):
 
         ref = StagedRef.load(self.staged)
         dataset = Dataset.load(self.dataset)
-        lake = LakeHook(ref.lake).get_conn()
+        lake = self.open_lake(ref.lake)
         first, last = parse_interval(ref.first, ref.last)
         staged = Staged.read(storage.place(ref.uri))
         try:
@@ -182,6 +195,16 @@ class PublishPartitionsOperator(SmlOperator):
         )  # fmt: skip
         announce(context, {"first": ref.first, "last": ref.last, "snapshot_id": str(snapshot.snapshot_id)})
         return snapshot
+
+    def datasets(self, result: SnapshotRef) -> tuple[list[Data], list[Data]]:
+        """The staged files, and the snapshot that they became."""
+        staged = StagedRef.load(self.staged)
+        columns = Dataset.load(self.dataset).table_columns
+        version = str(result.snapshot_id)
+        return (
+            [Data(parent(staged.uri), rows=staged.rows_good)],
+            [table(result.lake, result.table, rows=result.rows, version=version, columns=columns)],
+        )
 
 
 class PublishWarehouseOperator(SmlOperator):
@@ -211,3 +234,13 @@ class PublishWarehouseOperator(SmlOperator):
         total = DuckDBWarehouse(Path(self.warehouse)).publish(ref, files, Dataset.load(self.dataset).table_columns)
         self.log.info("%s: %s rows in %s", ref.table, f"{total:,}", os.path.basename(self.warehouse))
         return {"table": ref.table, "rows": ref.rows, "total_rows": total, "snapshot_id": ref.snapshot_id}
+
+    def datasets(self, result: Mapping[str, Any]) -> tuple[list[Data], list[Data]]:
+        """The snapshot, and its table in the warehouse."""
+        ref = SnapshotRef.load(self.snapshot)
+        columns = Dataset.load(self.dataset).table_columns
+        version = str(ref.snapshot_id)
+        return (
+            [table(ref.lake, ref.table, rows=ref.rows, version=version, columns=columns)],
+            [Data(self.warehouse, ref.table, rows=ref.rows, version=version, columns=columns)],
+        )

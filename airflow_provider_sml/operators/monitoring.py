@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.links.pages import ModelLink, NightLink
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
+from airflow_provider_sml.operators.openlineage import Data, table
 from airflow_provider_sml.refs import ModelVersionRef, ReportRef, SnapshotRef
 
 if TYPE_CHECKING:
@@ -95,16 +98,26 @@ class ScorePartitionsOperator(_ChampionOperator):
         from airflow_provider_sml.ml.monitoring import predictions
 
         version, scorer, _ = self.champion()
-        lake = LakeHook(self.lake).get_conn()
+        lake = self.open_lake(self.lake)
         table = self.table or self.name
         key = scorer.bundle.dataset.contract.key
+        self._used, self._scored = version, 0
         snapshot = None
         for day in self.days():
             rows = predictions.scored(predictions.read_days(lake, table, day, day), scorer)
             snapshot = predictions.log_predictions(lake, table, rows, key, version.version, scorer, day)
+            self._scored += rows.num_rows
             self.log.info("%s: %s rows scored by version %s", day, f"{rows.num_rows:,}", version.version)
         assert snapshot is not None
         return snapshot
+
+    def datasets(self, result: SnapshotRef) -> tuple[list[Data], list[Data]]:
+        """The table and the model that scored it, and the predictions."""
+        model = Data(self._used.registry, f"models/{self._used.name}", version=self._used.version)
+        return (
+            [table(result.lake, self.table or self.name, rows=self._scored), model],
+            [table(result.lake, result.table, rows=self._scored, version=str(result.snapshot_id))],
+        )
 
 
 class DriftReportOperator(_ChampionOperator):
@@ -120,6 +133,7 @@ class DriftReportOperator(_ChampionOperator):
     """
 
     template_fields: Sequence[str] = (*_ChampionOperator.template_fields, "reports")
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), NightLink())
     __doc__ = f"{__doc__}\n{_ChampionOperator.__doc__}"
 
     def __init__(
@@ -185,6 +199,7 @@ class RequestRetrainingOperator(SmlOperator):
 
     template_fields: Sequence[str] = ("report",)
     ui_color = "#fde0ef"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), NightLink())
 
     def __init__(self, *, report: Any, nights: tuple[int, int] = (1, 1), **kwargs: Any) -> None:
         super().__init__(**kwargs)

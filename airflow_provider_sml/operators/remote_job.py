@@ -10,7 +10,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, Step, failure
+from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, Step, failure, settle
+from airflow_provider_sml.errors import JobError
 from airflow_provider_sml.operators.base import SmlOperator
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class RemoteJobOperator(SmlOperator):
 
     :param deferrable: wait in the triggerer rather than in a worker slot.
     :param poll_interval: seconds between polls.
-    :param deadline: how long the job may take; it is cancelled then.
+    :param deadline: how long this try waits for the job, submitted or attached to; the job is cancelled then. None for
+        ever.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class RemoteJobOperator(SmlOperator):
         self.poll_interval = poll_interval
         self.deadline = deadline
         self._running: tuple[Any, str] | None = None
+        self._killed = False
 
     def job(self, context: Context) -> Adapter:
         """The adapter of the job."""
@@ -56,45 +59,49 @@ class RemoteJobOperator(SmlOperator):
         job: Any = self.job(context)
         job_id = job.submit(self.secrets())
         self._running = (job, job_id)
+        if self._killed:  # while it was submitting: Airflow calls on_kill and lets the task go on
+            job.cancel(job_id)
+            raise JobError(f"job {job.name} was cancelled: the task was killed")
         until = time.time() + self.deadline.total_seconds() if self.deadline else None
         self.log.info("job %s runs as %s", job.name, job_id)
         if self.deferrable:
             from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
 
             trigger = RemoteJobTrigger(job.describe(), job_id, self.poll_interval, until)
-            self.defer(trigger=trigger, method_name="resume", kwargs={"described": job.describe()})
-        watch, told = JobWatch(job.name, until), set[str]()
+            self.defer(trigger=trigger, method_name="resume")
+        self._wait(job, job_id, JobWatch(job.name, until))
+        return self.finish(context, job.result(job_id))
+
+    def _wait(self, job: Any, job_id: str, watch: JobWatch) -> None:
+        """Wait until the job has succeeded."""
         while True:
             outcome: Any
             try:
                 outcome = job.status(job_id)
             except Exception as error:
                 outcome = error
-            for line in getattr(outcome, "progress", ()):
-                if line not in told:
-                    told.add(line)
-                    self.log.info("%s", line)
             step = watch.decide(outcome, time.time())
+            for line in step.news:
+                self.log.info("%s", line)
             if step.action == "done":
-                return self.finish(context, job.result(job_id))
-            if step.cancel:
-                job.cancel(job_id)
+                return
             if step.action == "fail":
-                raise failure(step)
+                raise failure(settle(step, job, job_id))
             time.sleep(self.poll_interval)
 
-    def resume(self, context: Context, event: dict[str, Any], described: dict[str, Any]) -> Any:
+    def resume(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger's event."""
-        return self.guarded(self._resume, context, event, described)
+        return self.guarded(self._resume, context, event)
 
-    def _resume(self, context: Context, event: dict[str, Any], described: dict[str, Any]) -> Any:
+    def _resume(self, context: Context, event: dict[str, Any]) -> Any:
         if event["action"] == "fail":
             raise failure(Step("fail", event["message"], event["retryable"]))
-        job: Any = Adapter.load(described)
+        job: Any = Adapter.load(event["described"])
         return self.finish(context, job.result(event["job_id"]))
 
     def on_kill(self) -> None:
-        """Cancel the job that this task waits for."""
+        """Cancel the job that this task waits for, or is about to submit."""
+        self._killed = True
         if self._running:
             job, job_id = self._running
             job.cancel(job_id)

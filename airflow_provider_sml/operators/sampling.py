@@ -14,6 +14,7 @@ from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_day
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator
+from airflow_provider_sml.operators.openlineage import Data, parent, table
 from airflow_provider_sml.refs import SamplePlanRef, SampleRef
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class SampleOperator(_SamplingOperator):
         """Find the windows and draw."""
         from airflow_provider_sml.ml import sampling
 
-        lake = LakeHook(self.lake).get_conn()
+        lake = self.open_lake(self.lake)
         windows = self.windows(lake)
         method = self.chosen(_share(self.rate), self.size)
         sample = sampling.draw(lake, self.table, windows, method=method, groups=self.groups)
@@ -148,6 +149,13 @@ class SampleOperator(_SamplingOperator):
                 found["label_rate"]["sample"], found["label_rate"]["population"],
             )  # fmt: skip
         return sample
+
+    def datasets(self, result: SampleRef) -> tuple[list[Data], list[Data]]:
+        """The snapshot that was drawn from, and the sample."""
+        return (
+            [table(self.lake, result.table, version=str(result.snapshot_id))],
+            [Data(parent(result.uri), rows=sum(result.rows.values()), version=result.sample_id)],
+        )
 
 
 def _share(value: Any) -> float:

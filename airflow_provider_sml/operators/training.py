@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.errors import DataError, GateError, IntegrityError
 from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage
+from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
     EvaluationRef,
     ModelRef,
@@ -90,6 +94,7 @@ class TrainXGBoostOperator(SmlOperator):
         sample = SampleRef.load(self.sample)
         dataset = Dataset.load(self.dataset)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
+        self.open_lake(sample.lake)
         hook = LakeHook(sample.lake)
         lake = hook.place(sample.uri).parents[2]
         models = hook.place(self.models) if self.models else lake / "models" / dataset.name
@@ -112,6 +117,15 @@ class TrainXGBoostOperator(SmlOperator):
         )  # fmt: skip
         return model
 
+    def datasets(self, result: ModelRef) -> tuple[list[Data], list[Data]]:
+        """The sample's rows for training and early stopping, and the model."""
+        sample = SampleRef.load(self.sample)
+        rows = sample.rows["train"] + sample.rows["validate"]
+        return (
+            [Data(parent(sample.uri), rows=rows, version=sample.sample_id)],
+            [Data(parent(result.uri), version=result.model_id)],
+        )
+
 
 class EvaluateModelOperator(SmlOperator):
     """Evaluates a model on the test window of its sample, against a plain baseline and the champion.
@@ -128,6 +142,7 @@ class EvaluateModelOperator(SmlOperator):
 
     template_fields: Sequence[str] = ("model", "sample", "name", "mlflow", "reports")
     ui_color = "#e3dcf5"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), EvaluationLink())
 
     def __init__(
         self,
@@ -199,6 +214,7 @@ class RegisterModelOperator(SmlOperator):
 
     template_fields: Sequence[str] = ("model", "sample", "name", "evaluation", "mlflow")
     ui_color = "#cfe2f3"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), EvaluationLink(), MlflowLink())
 
     def __init__(
         self,
@@ -251,6 +267,14 @@ class RegisterModelOperator(SmlOperator):
         self.log.info("%s version %s is the challenger (model %s)", version.name, version.version, version.model_id)
         return version
 
+    def datasets(self, result: ModelVersionRef) -> tuple[list[Data], list[Data]]:
+        """The model, and its version in the registry."""
+        model = ModelRef.load(self.model)
+        return (
+            [Data(parent(model.uri), version=model.model_id)],
+            [Data(result.registry, f"models/{result.name}", version=result.version)],
+        )
+
 
 class GateOperator(SmlOperator):
     """Judges a version by its evaluation; the task fails when a check fails, and its outlets then get no event.
@@ -264,6 +288,7 @@ class GateOperator(SmlOperator):
 
     template_fields: Sequence[str] = ("version", "evaluation", "checks", "mlflow", "reports")
     ui_color = "#fff3b0"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), GateLink(), EvaluationLink(), MlflowLink())
 
     def __init__(
         self,

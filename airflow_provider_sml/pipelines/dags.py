@@ -152,6 +152,7 @@ class _Builder:
                 "max_active_tis_per_dag": 1,
                 "retry_delay": dt.timedelta(minutes=1),
                 "on_failure_callback": self.alert(),
+                "encryption": spec.encryption,
                 **self.default_args,
             },
         )

@@ -326,6 +326,7 @@ class PipelineSpec(Strict):
     :param description: the question that the model answers, for readers.
     :param owner: of the DAGs.
     :param places: where things are.
+    :param encryption: ``required`` refuses to write to a lake whose connection names no KMS key.
     :param source: where the raw rows are.
     :param contract: what the rows promise.
     :param label: what is predicted: a condition over the contract's columns, such as ``arr_delay > 15``.
@@ -344,6 +345,7 @@ class PipelineSpec(Strict):
     description: str = ""
     owner: str = "airflow"
     places: Places = Places()
+    encryption: Literal["none", "required"] = "none"
     source: Source
     contract: Contract
     label: Formula

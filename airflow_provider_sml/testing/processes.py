@@ -54,10 +54,10 @@ def server(
         finally:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(3)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(15)
+                process.wait(3)
 
 
 def listens(port: int) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch
+from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, settle
 
 
 class RemoteJobTrigger(BaseTrigger):
-    """Waits for a job and gives one event: what ``JobWatch`` decided.
+    """Waits for a job and gives one event: what ``JobWatch`` decided, and the job itself for who goes on with it.
 
     :param described: the adapter, as it describes itself.
     :param job_id: the job.
@@ -53,11 +53,18 @@ class RemoteJobTrigger(BaseTrigger):
             except Exception as error:
                 outcome = error
             step = watch.decide(outcome, time.time())
+            for line in step.news:
+                self.log.info("%s", line)
             if step.action != "wait":
-                if step.cancel:
-                    await asyncio.to_thread(job.cancel, self.job_id)
+                step = await asyncio.to_thread(settle, step, job, self.job_id)
                 yield TriggerEvent(
-                    {"action": step.action, "message": step.message, "retryable": step.retryable, "job_id": self.job_id}
+                    {
+                        "action": step.action,
+                        "message": step.message,
+                        "retryable": step.retryable,
+                        "described": self.described,
+                        "job_id": self.job_id,
+                    }
                 )
                 return
             await asyncio.sleep(self.poll_interval)

@@ -7,14 +7,13 @@ import signal
 import threading
 import time
 
-import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.errors import ConfigurationError, ConflictError, DataError
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract import PARTITION
-from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.lake import CatalogSettings, Lake
 from airflow_provider_sml.ml.lake import lake as module
 from tests.ml.test_lake_shops import arrow_schema
 
@@ -25,7 +24,7 @@ NEXT = DAY + dt.timedelta(days=1)
 # Processes start from a server that has loaded the libraries, not as copies of this process with its threads.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "pytest", "tests.ml.test_lake_shops"]
+    ["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "s3fs", "pytest", "tests.ml.test_lake_shops"]
 )
 
 
@@ -36,10 +35,9 @@ def rows(day, count, version=1):
 
 def write(lake, *tables, run="run"):
     folder = lake.stage("orders", run)
-    folder.mkdir(parents=True)
     paths = [folder / f"{number}.parquet" for number in range(len(tables))]
     for path, table in zip(paths, tables, strict=True):
-        pq.write_table(table, path)
+        storage.write_table(table, path)
     return paths
 
 
@@ -49,7 +47,7 @@ def publish(lake, paths, first=DAY, last=None, columns=COLUMNS):
 
 def read(lake, snapshot_id=None):
     paths = [file.path for file in lake.files("orders", snapshot_id)]
-    return pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths], promote_options="default")
+    return pa.concat_tables([storage.read_table(path) for path in paths], promote_options="default")
 
 
 def state(lake):
@@ -67,9 +65,17 @@ def write_version(lake, version):
     return write(lake, rows(DAY, 10 + version, version), rows(NEXT, 10 + version, version))
 
 
-@pytest.fixture
-def lake(tmp_path):
-    return Lake(str(tmp_path / "lake"))
+@pytest.fixture(params=["disk", "s3"])
+def lake(request, tmp_path):
+    if request.param == "disk":
+        return Lake(str(tmp_path / "lake"))
+    server = request.getfixturevalue("s3_store")
+    return Lake(f"{server.bucket()}/lake", server.store, CatalogSettings(uri=str(tmp_path / "catalog.db")))
+
+
+def parts(lake):
+    """What another process needs to open the same lake."""
+    return lake.location, lake.store, lake.settings
 
 
 # --- publish, read, replace -------------------------------------------------------------------------------------------
@@ -129,8 +135,9 @@ def test_other_engines_read_the_same_rows(lake):
     publish(lake, write(lake, rows(NEXT, 5, version=2)), NEXT)
     expected = sorted(read(lake).to_pylist(), key=str)
     files = [file.path for file in lake.files("orders")]
-    by_duckdb = duckdb.read_parquet(files, hive_partitioning=False).to_arrow_table()
-    by_iceberg = lake._catalog.load_table(("lake", "orders")).scan().to_arrow()
+    with storage.connect_duckdb(files) as connection:
+        by_duckdb = connection.read_parquet(files, hive_partitioning=False).to_arrow_table()
+    by_iceberg = lake.catalog.load_table(("lake", "orders")).scan().to_arrow()
     assert len(expected) == 8
     assert sorted(by_duckdb.to_pylist(), key=str) == expected
     assert sorted(by_iceberg.to_pylist(), key=str) == expected
@@ -198,7 +205,7 @@ def test_a_new_column_is_null_in_the_days_before(lake):
     table = rows(NEXT, 2).append_column("tip", pa.array([1.5, 2.5]))
     publish(lake, write(lake, table), NEXT, columns=wider)
     assert set(lake.columns("orders")) == {"shop", "version", "tip", PARTITION}
-    found = lake._catalog.load_table(("lake", "orders")).scan().to_arrow().sort_by([(PARTITION, "ascending")])
+    found = lake.catalog.load_table(("lake", "orders")).scan().to_arrow().sort_by([(PARTITION, "ascending")])
     assert found.column("tip").to_pylist()[:3] == [None] * 3
     assert sorted(found.column("tip").to_pylist()[3:]) == [1.5, 2.5]
     assert read(lake, old.snapshot_id).column_names == ["shop", "version", PARTITION]
@@ -221,8 +228,8 @@ def test_a_removed_or_changed_column_is_refused(lake, columns, words):
 # --- many processes ---------------------------------------------------------------------------------------------------
 
 
-def _read_without_pause(location, started, stop, answers):
-    lake, seen = Lake(location), set()
+def _read_without_pause(place, started, stop, answers):
+    lake, seen = Lake(*place), set()
     while not stop.is_set():
         seen.add(state(lake))
         started.set()
@@ -235,11 +242,11 @@ def test_readers_without_pause_never_see_a_half(lake):
     seen_by_thread, thread_stop = set(), threading.Event()
 
     def watch():
-        beside = Lake(lake.location)
+        beside = Lake(*parts(lake))
         while not thread_stop.is_set():
             seen_by_thread.add(state(beside))
 
-    process = PROCESSES.Process(target=_read_without_pause, args=(lake.location, started, stop, answers))
+    process = PROCESSES.Process(target=_read_without_pause, args=(parts(lake), started, stop, answers))
     thread = threading.Thread(target=watch)
     process.start()
     assert started.wait(60)
@@ -257,8 +264,8 @@ def test_readers_without_pause_never_see_a_half(lake):
     assert seen_by_thread <= whole and len(seen_by_thread) > 2
 
 
-def _publish_a_day(location, day, barrier, answers):
-    lake = Lake(location)  # not opened before all of them are ready
+def _publish_a_day(place, day, barrier, answers):
+    lake = Lake(*place)  # not opened before all of them are ready
     paths = write(lake, rows(day, day.day), run=f"run-{day}")
     barrier.wait(60)
     try:
@@ -270,7 +277,7 @@ def _publish_a_day(location, day, barrier, answers):
 def test_six_processes_publish_different_days_at_once_into_a_new_lake(lake):
     days = [DAY + dt.timedelta(days=n) for n in range(6)]
     barrier, answers = PROCESSES.Barrier(6), PROCESSES.Queue()
-    at_work = [PROCESSES.Process(target=_publish_a_day, args=(lake.location, day, barrier, answers)) for day in days]
+    at_work = [PROCESSES.Process(target=_publish_a_day, args=(parts(lake), day, barrier, answers)) for day in days]
     for process in at_work:
         process.start()
     made = [answers.get(timeout=120) for _ in days]
@@ -284,6 +291,43 @@ def test_six_processes_publish_different_days_at_once_into_a_new_lake(lake):
     assert {ref.first: lineage[ref.snapshot_id] for ref in made} == {str(day): str(day) for day in days}
 
 
+def test_two_processes_that_publish_the_same_day_leave_one_whole_and_refuse_the_other(lake):
+    publish(lake, write(lake, rows(NEXT, 1)), NEXT)
+    barrier, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
+    at_work = [
+        PROCESSES.Process(target=_publish_a_version, args=(parts(lake), version, barrier, answers))
+        for version in (1, 2)
+    ]
+    for process in at_work:
+        process.start()
+    made = [answers.get(timeout=120) for _ in at_work]
+    for process in at_work:
+        process.join(30)
+    (refused,) = [answer for answer in made if isinstance(answer, str)]
+    (won,) = [answer for answer in made if not isinstance(answer, str)]
+    assert refused.startswith("ConflictError: another process changed orders from 2026-03-01 to 2026-03-01")
+    version = {3: 1, 4: 2}[won.rows]
+    assert state(lake) == {(DAY, version, won.rows), (NEXT, 1, 1)}
+    assert len(lake.snapshots("orders")) == 2
+
+
+def _publish_a_version(place, version, barrier, answers):
+    lake = Lake(*place)
+    paths = write(lake, rows(DAY, 2 + version, version))
+    check, waited = module.check_file, []
+
+    def wait_once(*arguments):
+        check(*arguments)
+        if not waited:
+            waited.append(barrier.wait(60))  # both have read the table, none has committed
+
+    module.check_file = wait_once
+    try:
+        answers.put(publish(lake, paths))
+    except ConflictError as error:
+        answers.put(f"ConflictError: {error}")
+
+
 # --- killed processes -------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +335,7 @@ def _die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _publish_and_die(location, paths, point):
+def _publish_and_die(place, paths, point):
     from pyiceberg.catalog.sql import SqlCatalog
 
     commit = SqlCatalog.commit_table
@@ -301,7 +345,7 @@ def _publish_and_die(location, paths, point):
             commit(*args, **kwargs)
         _die()
 
-    lake = Lake(location)
+    lake = Lake(*place)
     if point == "before the files are looked at":
         module.check_columns = lambda *_: _die()
     elif point == "while the files are looked at":
@@ -323,7 +367,7 @@ def _publish_and_die(location, paths, point):
 def test_a_process_killed_at_a_point_leaves_old_or_new(lake, point, left):
     publish(lake, write_version(lake, 1), DAY, NEXT)
     paths = write_version(lake, 2)
-    process = PROCESSES.Process(target=_publish_and_die, args=(lake.location, paths, point))
+    process = PROCESSES.Process(target=_publish_and_die, args=(parts(lake), paths, point))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -332,8 +376,8 @@ def test_a_process_killed_at_a_point_leaves_old_or_new(lake, point, left):
     assert state(lake) == of(2) and len(lake.snapshots("orders")) == 2
 
 
-def _publish_when_told(location, paths, ready, go, done):
-    lake = Lake(location)
+def _publish_when_told(place, paths, ready, go, done):
+    lake = Lake(*place)
     lake.tables()
     ready.set()
     go.wait(60)
@@ -353,7 +397,7 @@ def test_a_process_killed_at_any_time_leaves_old_or_new(lake):
     for version in range(1, 11):
         paths = write_version(lake, version)
         ready, go, done = PROCESSES.Event(), PROCESSES.Event(), PROCESSES.Event()
-        process = PROCESSES.Process(target=_publish_when_told, args=(lake.location, paths, ready, go, done))
+        process = PROCESSES.Process(target=_publish_when_told, args=(parts(lake), paths, ready, go, done))
         process.start()
         assert ready.wait(60)
         go.set()
@@ -365,5 +409,4 @@ def test_a_process_killed_at_any_time_leaves_old_or_new(lake):
         before = len(lake.snapshots("orders")) - (state(lake) == of(version))
         publish(lake, paths, DAY, NEXT)
         assert state(lake) == of(version) and len(lake.snapshots("orders")) == before + 1
-    print(finished)
     assert finished < 10  # some were killed at work

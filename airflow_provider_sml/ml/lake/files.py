@@ -65,6 +65,8 @@ def check_columns(paths: Sequence[Path], names: set[str]) -> None:
             found = set(storage.read_schema(path).names)
         except ValueError as error:  # Arrow's own errors are ValueErrors
             raise DataError(f"{path} is no parquet file", found=error, todo="run the ETL again") from error
+        except FileNotFoundError:
+            raise DataError(f"{path} is gone", expected="the staged file", todo="run the ETL again") from None
         if found != names:
             raise DataError(
                 f"{path} has other columns than the table",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from airflow_provider_sml.errors import CommitError, ConfigurationError, Conflic
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract.dataset import PARTITION
 from airflow_provider_sml.ml.expressions import Type
+from airflow_provider_sml.ml.lake import lives
 from airflow_provider_sml.ml.lake.catalog import CatalogSettings, open_catalog
 from airflow_provider_sml.ml.lake.files import (
     as_day,
@@ -107,7 +108,8 @@ class Lake:
         return storage.is_remote(self.location)
 
     @cached_property
-    def _catalog(self) -> Catalog:
+    def catalog(self) -> Catalog:
+        """Iceberg's own object of the catalog."""
         return open_catalog(self.settings, self.location, self.store)
 
     def spark_conf(self) -> dict[str, str]:
@@ -135,23 +137,23 @@ class Lake:
 
     def tables(self) -> list[str]:
         """Names of the tables."""
-        return sorted(name[-1] for name in self._catalog.list_tables(self.settings.namespace))
+        return sorted(name[-1] for name in self.catalog.list_tables(self.settings.namespace))
 
     def exists(self, table: str) -> bool:
         """Whether a table has been published."""
-        return bool(self._catalog.table_exists((self.settings.namespace, table)))
+        return bool(self.catalog.table_exists((self.settings.namespace, table)))
 
     def snapshot_id(self, table: str) -> int | None:
         """The current snapshot of a table; None when it has none."""
         if not self.exists(table):
             return None
-        snapshot = self._table(table).current_snapshot()
+        snapshot = self.load(table).current_snapshot()
         return snapshot.snapshot_id if snapshot else None
 
     def snapshots(self, table: str) -> list[dict[str, Any]]:
         """The snapshots of a table, oldest first: id, time, rows, and the lineage that each publish recorded."""
         found = []
-        for snapshot in self._table(table).snapshots():
+        for snapshot in self.load(table).snapshots():
             summary = snapshot.summary.additional_properties if snapshot.summary else {}
             found.append(
                 {
@@ -173,7 +175,7 @@ class Lake:
         :param first: only from this day.
         :param last: only to this day, inclusive.
         """
-        loaded = self._table(table)
+        loaded = self.load(table)
         if loaded.current_snapshot() is None:
             return []
         if snapshot_id is not None and loaded.snapshot_by_id(snapshot_id) is None:
@@ -206,7 +208,7 @@ class Lake:
 
     def columns(self, table: str) -> list[str]:
         """Names of the columns of a table."""
-        return [field.name for field in self._table(table).schema().fields]
+        return [field.name for field in self.load(table).schema().fields]
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -215,7 +217,7 @@ class Lake:
 
         :param run: readable part of its name.
         """
-        return self._folder(table) / "data" / f"{run[:80]}-{uuid.uuid4().hex[:8]}"
+        return self.folder(table) / "data" / f"{run[:80]}-{uuid.uuid4().hex[:8]}"
 
     def publish(
         self,
@@ -239,8 +241,30 @@ class Lake:
         :raises ConflictError: when another process published some of these days meanwhile; what it made stays.
         """
         loaded = self._ensure(table, columns)
-        partition_id = loaded.schema().find_field(PARTITION).field_id
+        lives.claim(self.root, paths)
         check_columns(paths, {field.name for field in loaded.schema().fields})
+        summary = {f"{LINEAGE}{key}": str(value) for key, value in lineage.items()}
+        summary |= {f"{LINEAGE}first": first.isoformat(), f"{LINEAGE}last": last.isoformat()}
+        return self.replace(loaded, table, paths, first, last, summary)
+
+    def replace(
+        self,
+        loaded: Table,
+        table: str,
+        paths: Sequence[Path],
+        first: dt.date,
+        last: dt.date,
+        summary: Mapping[str, str],
+        only: Collection[str] | None = None,
+    ) -> SnapshotRef:
+        """One commit that takes the files of some days out and puts others in.
+
+        :param loaded: the table as it was when this work began; whoever changed these days since then stays.
+        :param paths: the files to put in.
+        :param summary: properties of the snapshot.
+        :param only: paths of the files to take out; all those of the days when None.
+        """
+        partition_id = loaded.schema().find_field(PARTITION).field_id
         with conflicts_named(table, f"from {first} to {last}"), loaded.transaction() as transaction:
             new = [data_file(loaded, transaction.table_metadata, path, first, last) for path in paths]
             for file in new:
@@ -250,12 +274,11 @@ class Lake:
             if new and {file.file_path for file in old} == {file.file_path for file in new}:
                 # A retry after the commit: these very files are published already.
                 return self._published(loaded, table, new, first, last)
-            summary = {f"{LINEAGE}{key}": str(value) for key, value in lineage.items()}
-            summary |= {f"{LINEAGE}first": first.isoformat(), f"{LINEAGE}last": last.isoformat()}
-            with transaction.update_snapshot(snapshot_properties=summary).overwrite() as overwrite:
+            with transaction.update_snapshot(snapshot_properties=dict(summary)).overwrite() as overwrite:
                 overwrite.delete_by_predicate(predicate)  # arms the check for conflicting publishes
                 for file in old:
-                    overwrite.delete_data_file(file)
+                    if only is None or file.file_path in only:
+                        overwrite.delete_data_file(file)
                 for file in new:
                     overwrite.append_data_file(file)
         # The commit left in ``loaded`` what it made, so no later publish of another process is taken for this one.
@@ -277,14 +300,19 @@ class Lake:
             total_rows=int(total),
         )
 
-    def _folder(self, table: str) -> Path:
+    def folder(self, table: str) -> Path:
+        """Where a table lies."""
         return self.root / TABLES / table
 
-    def _table(self, table: str) -> Table:
+    def load(self, table: str) -> Table:
+        """Iceberg's own object of a table, fresh from the catalog.
+
+        :raises ConfigurationError: when there is no such table.
+        """
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
-            return self._catalog.load_table((self.settings.namespace, table))
+            return self.catalog.load_table((self.settings.namespace, table))
         except NoSuchTableError:
             raise ConfigurationError(
                 f"the lake {self.name} has no table {table}",
@@ -305,16 +333,16 @@ class Lake:
             spec = PartitionSpec(PartitionField(source, 1000, IdentityTransform(), PARTITION))
             mapping = {"schema.name-mapping.default": name_mapping(schema)}
             try:
-                return self._catalog.create_table(
+                return self.catalog.create_table(
                     (self.settings.namespace, table),
                     schema,
-                    location=uri(self._folder(table)),
+                    location=uri(self.folder(table)),
                     partition_spec=spec,
                     properties=_PROPERTIES | mapping,
                 )
             except TableAlreadyExistsError:
                 pass  # another process was quicker
-        loaded = self._table(table)
+        loaded = self.load(table)
         current = {field.name: field.field_type for field in loaded.schema().fields}
         wanted = {field.name: field.field_type for field in schema.fields}
         removed = sorted(set(current) - set(wanted))
@@ -331,10 +359,10 @@ class Lake:
             with loaded.update_schema() as update:
                 for name in added:
                     update.add_column(name, wanted[name])
-            loaded = self._table(table)
+            loaded = self.load(table)
             with loaded.transaction() as transaction:
                 transaction.set_properties(**{"schema.name-mapping.default": name_mapping(loaded.schema())})
-            loaded = self._table(table)
+            loaded = self.load(table)
         return loaded
 
 

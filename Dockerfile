@@ -1,0 +1,8 @@
+# The image that `astro dev start` and `astro deploy` build. The runtime installs packages.txt and requirements.txt and
+# copies the project by itself; what is left is the package. Every other platform: docker/Dockerfile.
+FROM astrocrpublic.azurecr.io/runtime:3.3-1
+
+USER root
+RUN python -m pip install --no-cache-dir --no-deps . \
+    && python -m compileall -q dags include
+USER astro

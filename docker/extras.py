@@ -1,0 +1,47 @@
+"""Prints the requirements of extras from setup.cfg, without Airflow: what an image that trains and scores installs.
+
+python docker/extras.py dask xgboost serving
+"""
+
+import configparser
+import re
+import sys
+from pathlib import Path
+
+NAME = "airflow-provider-sml"
+#: Of the core, what the engine itself imports.
+CORE = ("psutil", "pydantic", "PyYAML")
+
+
+def requirements(extras: list[str], path: Path) -> list[str]:
+    """The lines of some extras and what they refer to, each once.
+
+    :param extras: names of extras. ``xgboost-gpu`` stands in for ``xgboost`` wherever another extra names that.
+    :param path: of setup.cfg.
+    """
+    config = configparser.ConfigParser()
+    config.read(path)
+    known = config["options.extras_require"]
+    lines = [line for line in config["options"]["install_requires"].split("\n") if line.startswith(CORE)]
+    wanted, done = list(extras), set()
+    while wanted:
+        extra = wanted.pop(0)
+        extra = "xgboost-gpu" if extra == "xgboost" and "xgboost-gpu" in extras else extra
+        if extra in done:
+            continue
+        if extra not in known:
+            raise SystemExit(f"There is no extra {extra}; there are: {', '.join(known)}")
+        done.add(extra)
+        for line in filter(None, (line.partition(" #")[0].strip() for line in known[extra].split("\n"))):
+            own = re.fullmatch(re.escape(NAME) + r"\[(.*)\]", line)
+            if own:
+                wanted += [name.strip() for name in own[1].split(",")]
+            elif not line.startswith("#"):
+                lines.append(line)
+    return list(dict.fromkeys(lines))
+
+
+if __name__ == "__main__":
+    here = Path(__file__).resolve().parent
+    found = next(path for path in (here / "setup.cfg", here.parent / "setup.cfg") if path.is_file())
+    print("\n".join(requirements(sys.argv[1:], found)))

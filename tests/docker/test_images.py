@@ -1,0 +1,207 @@
+"""Images and compose file: what can be checked without a registry, and a build where podman and debootstrap are."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKER = ROOT / "docker"
+DOCKERFILES = [ROOT / "Dockerfile", *sorted(DOCKER.glob("*Dockerfile"))]
+
+
+def instructions(path):
+    """The instructions of a Dockerfile: word and rest, continued lines joined, comments left out."""
+    text = "\n".join(line for line in path.read_text().splitlines() if not line.lstrip().startswith("#"))
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [(line.split(None, 1)[0].upper(), line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(ROOT)))
+class TestDockerfile:
+    """The rules that hadolint has under the numbers named."""
+
+    def test_the_base_has_a_version(self, path):  # DL3006, DL3007
+        arguments = dict(rest.split("=", 1) for word, rest in instructions(path) if word == "ARG" and "=" in rest)
+        for word, rest in instructions(path):
+            if word == "FROM":
+                image = re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], rest.split()[0])
+                assert re.search(r":(?!latest)[\w.\-]+$", image), image
+
+    def test_it_does_not_run_as_root(self, path):  # DL3002
+        users = [rest for word, rest in instructions(path) if word == "USER"]
+        assert users and users[-1] not in ("root", "0")
+
+    def test_packages_are_installed_cleanly(self, path):  # DL3009, DL3013, DL3015, DL3027, DL3042, DL3014
+        for word, rest in instructions(path):
+            if word != "RUN":
+                continue
+            assert not re.search(r"\bapt (install|update)\b", rest)
+            if "apt-get install" in rest:
+                assert "--yes" in rest and "--no-install-recommends" in rest and "rm -rf /var/lib/apt/lists" in rest
+            for command in re.findall(r"pip install[^&]*", rest):
+                assert "--no-cache-dir" in command
+                assert "--no-deps" in command or "--constraint" in command or '"$@"' in command
+
+    def test_its_form_is_sound(self, path):  # DL3000, DL3020, DL3025, DL3044, DL4000, DL4006
+        for word, rest in instructions(path):
+            assert word in {"ARG", "FROM", "SHELL", "USER", "RUN", "ENV", "WORKDIR", "COPY", "EXPOSE", "HEALTHCHECK",
+                            "ENTRYPOINT", "CMD"}, word  # fmt: skip
+            if word in ("ENTRYPOINT", "CMD"):
+                assert rest.startswith("["), rest
+            if word == "WORKDIR":
+                assert rest.startswith(("/", "${"))
+            if word == "RUN":
+                done = subprocess.run(["bash", "-n", "-c", rest], capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+
+    def test_what_it_copies_is_there(self, path):
+        ignored = (ROOT / ".dockerignore").read_text().split()
+        for word, rest in instructions(path):
+            if word == "COPY":
+                for source in [part for part in shlex.split(rest) if not part.startswith("--")][:-1]:
+                    assert (ROOT / source).exists(), source
+                    assert source.rstrip("/") not in ignored
+
+
+def test_every_published_port_is_on_loopback(compose):
+    ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+    assert {"airflow-api", "mlflow", "s3", "spark-master", "dask-scheduler", "prometheus"} <= set(ports)
+    assert [port for found in ports.values() for port in found if not str(port).startswith("127.0.0.1:")] == []
+    published = [port.split(":")[1] for found in ports.values() for port in found]
+    assert len(set(published)) == len(published)
+    assert not [name for name, service in compose["services"].items() if service.get("network_mode") == "host"]
+
+
+def test_the_whole_stack_is_there_with_fixed_versions(compose):
+    services = compose["services"]
+    assert {"postgres", "airflow-init", "airflow-api", "airflow-scheduler", "airflow-dag-processor",
+            "airflow-triggerer", "mlflow", "s3", "spark-master", "spark-worker", "dask-scheduler", "dask-worker",
+            "prometheus"} <= set(services)  # fmt: skip
+    for name, service in services.items():
+        if not service["image"].startswith("sml-"):
+            assert re.search(r":v?\d[\w.\-]+$", service["image"]), f"{name}: {service['image']}"
+        for needed in service.get("depends_on", []):
+            assert needed in services
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or source.startswith("./"), volume
+            if source.startswith("./") and source != "./bundle":
+                assert (DOCKER / source).is_file(), volume
+    built = {service["image"]: service["build"]["dockerfile"] for service in services.values() if "build" in service}
+    assert built == {"sml-airflow": "docker/Dockerfile", "sml-scoring": "docker/scoring.Dockerfile"}
+
+
+def test_no_secret_has_a_default_and_each_is_generated(compose, tmp_path):
+    text = (DOCKER / "compose.yaml").read_text()
+    wanted = set(re.findall(r"\$\{(\w+):\?", text))
+    assert set(re.findall(r"\$\{(\w+)", text)) == wanted, "a variable without a value must stop compose"
+    for service in compose["services"].values():
+        for name, value in (service.get("environment") or {}).items():
+            if re.search(r"PASSWORD$|SECRET|_KEY$|JWT", name):
+                assert str(value).startswith("${"), name
+            assert not re.search(r"://[^$/]*:[^$/]+@", str(value)), name
+
+    script = tmp_path / "docker" / "env.sh"
+    script.parent.mkdir()
+    shutil.copy(DOCKER / "env.sh", script)
+    first = subprocess.run(["bash", script], capture_output=True, text=True, timeout=30)
+    assert first.returncode == 0, first.stderr
+    made = script.parent / ".env"
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    values = dict(line.split("=", 1) for line in made.read_text().splitlines())
+    assert set(values) == wanted
+    assert len(set(values.values())) == len(values)
+    assert all(len(value) >= 16 for value in values.values())
+    assert not [value for value in values.values() if value in first.stdout]
+    from cryptography.fernet import Fernet
+
+    Fernet(values["AIRFLOW_FERNET_KEY"])
+    before = made.read_text()
+    assert subprocess.run(["bash", script], capture_output=True, timeout=30).returncode == 0
+    assert made.read_text() == before, "a second call must not lock anyone out of the volumes"
+    assert [path.name for path in script.parent.iterdir() if path.name not in (".env", "env.sh")] == []
+
+
+def test_the_profile_of_the_stack_fits_the_spec():
+    from airflow_provider_sml.pipelines import load_spec
+
+    spec = load_spec(ROOT / "include" / "pipelines" / "flights.yaml", profile="compose")
+    assert (spec.places.mlflow, spec.train.cluster) == ("mlflow", "dask")
+
+
+def test_prometheus_asks_services_of_the_stack(compose):
+    jobs = yaml.safe_load((DOCKER / "prometheus.yml").read_text())["scrape_configs"]
+    hosts = {target.split(":")[0] for job in jobs for config in job["static_configs"] for target in config["targets"]}
+    assert hosts - {"127.0.0.1"} <= set(compose["services"])
+
+
+def test_the_scoring_image_installs_no_airflow():
+    found = importlib.util.spec_from_file_location("extras", DOCKER / "extras.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    lines = module.requirements(["lake", "dask", "xgboost", "serving"], ROOT / "setup.cfg")
+    names = {re.match(r"[\w\-]+", line)[0] for line in lines}
+    assert {"fastapi", "dask", "xgboost-cpu", "pydantic", "pyarrow"} <= names
+    assert not [name for name in names if "airflow" in name]
+    gpu = module.requirements(["serving", "xgboost-gpu"], ROOT / "setup.cfg")
+    assert [line for line in gpu if line.startswith("xgboost")] == ["xgboost>=3.2,<3.3"]
+    with pytest.raises(SystemExit, match="no extra nothing"):
+        module.requirements(["nothing"], ROOT / "setup.cfg")
+
+
+def bundle(folder):
+    """A small model to serve."""
+    import numpy as np
+    import xgboost
+
+    from airflow_provider_sml.ml.bundle import Bundle
+    from airflow_provider_sml.ml.contract import Dataset
+
+    columns = {
+        "at": {"type": "timestamp", "required": True},
+        "x": {"type": "double"},
+        "y": {"type": "boolean", "known": "after"},
+    }
+    contract = {"key": ["at"], "event_time": "at", "columns": columns}
+    dataset = Dataset(name="toy", source={"path": "{date}.csv"}, contract=contract, features={"x": "x"}, label="y")
+    x = np.linspace(0, 1, 50).reshape(-1, 1)
+    booster = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(x, label=x[:, 0] > 0.5), 3)
+    Bundle("toy", "m1", dataset, 3, {}, bytes(booster.save_raw("ubj"))).write(folder)
+    folder.chmod(0o755)  # the container has a user of its own
+    return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_scoring_image_builds_and_serves(tmp_path):
+    """On a base that debootstrap makes: nothing here asks an image registry."""
+    if not os.environ.get("SML_BUILD_IMAGES"):
+        pytest.skip("it takes minutes: SML_BUILD_IMAGES=1 asks for it")
+    for program in ("podman", "debootstrap", "runc"):
+        if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
+            pytest.skip(f"{program} is not installed: apt-get install podman debootstrap runc")
+    command = ["bash", ROOT / "tests" / "docker" / "build.sh", tmp_path, bundle(tmp_path / "bundle"), str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "answered: ok" in done.stdout
+    assert "user: 10001" in done.stdout

@@ -1,0 +1,169 @@
+"""What OpenLineage is told of finished tasks, by its provider's own extractor and classes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_provider_sml.operators.deployment import DeployModelOperator
+from airflow_provider_sml.operators.etl import PublishPartitionsOperator, PublishWarehouseOperator, SparkEtlOperator
+from airflow_provider_sml.operators.monitoring import ScorePartitionsOperator
+from airflow_provider_sml.operators.openlineage import Data
+from airflow_provider_sml.operators.sampling import SampleOperator
+from airflow_provider_sml.operators.training import RegisterModelOperator, TrainXGBoostOperator
+from airflow_provider_sml.refs import ModelRef, ModelVersionRef, SampleRef, SnapshotRef, StagedRef
+from tests import shops
+
+STAGED = StagedRef("/lake", "orders", "/lake/lake/orders/data/run-1", "2026-03-01", "2026-03-01", 10, 9, 1)
+SNAPSHOT = SnapshotRef("/lake", "orders", 7, "2026-03-01", "2026-03-01", 9, 90)
+SCORES = SnapshotRef("/lake", "orders_predictions", 8, "2026-03-01", "2026-03-01", 9, 9)
+SAMPLE = SampleRef("/lake/samples/orders/s1", "s1", "orders", 7, "all", 1.0, {"train": 5, "validate": 2, "test": 1})
+MODEL = ModelRef("/lake/models/orders/m1", "m1", "d", "s1", 3)
+VERSION = ModelVersionRef("https://mlflow.example.com", "orders", "2", "run", "m1")
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Lets an operator give a result, and returns what the provider's extractor makes of it."""
+    from airflow.providers.openlineage.extractors.base import DefaultExtractor, OperatorLineage
+
+    def told(operator, result):
+        operator.run = lambda context: result
+        operator.execute({})
+        found = DefaultExtractor(operator).extract_on_complete(SimpleNamespace())
+        assert isinstance(found, OperatorLineage)
+        return [describe(data) for data in found.inputs], [describe(data) for data in found.outputs]
+
+    return told
+
+
+def describe(data):
+    """Address, rows and version of a dataset, as OpenLineage's client would send it."""
+    from openlineage.client.serde import Serde
+
+    sent = json.loads(Serde.to_json(data))
+    counts = sent.get("inputFacets") or sent.get("outputFacets") or {}
+    rows = next((facet["rowCount"] for facet in counts.values()), None)
+    version = sent["facets"].get("version", {}).get("datasetVersion")
+    return sent["namespace"], sent["name"], rows, version
+
+
+def test_etl_reads_the_landed_files_and_stages_the_table(told):
+    dataset = shops.make_spec(Path("/x")).dataset
+    operator = SparkEtlOperator(task_id="t", dataset=dataset, first="", last="", places={"landing": "s3a://raw/shop"})
+    assert told(operator, STAGED) == (
+        [
+            ("s3://raw", "shop/orders", 10, None),
+            ("s3://raw", "shop/weather", None, None),
+            ("s3://raw", "shop/shops.csv", None, None),
+        ],
+        [("file", "/lake/lake/orders/data", 9, None)],
+    )
+
+
+def test_publishing_makes_a_snapshot_of_the_table(told):
+    dataset = shops.make_spec(Path("/x")).dataset
+    operator = PublishPartitionsOperator(task_id="t", staged=STAGED.to_xcom(), dataset=dataset)
+    assert told(operator, SNAPSHOT) == (
+        [("file", "/lake/lake/orders/data", 9, None)],
+        [("file", "/lake/lake/orders", 9, "7")],
+    )
+    [table] = operator.get_openlineage_facets_on_complete(None).outputs
+    fields = [(field.name, field.type) for field in table.facets["schema"].fields]
+    assert fields == dataset.table_columns
+
+
+def test_the_warehouse_gets_the_snapshot(told):
+    dataset = shops.make_spec(Path("/x")).dataset
+    operator = PublishWarehouseOperator(task_id="t", snapshot=SNAPSHOT, dataset=dataset, warehouse="/w/w.duckdb")
+    assert told(operator, {"rows": 9}) == (
+        [("file", "/lake/lake/orders", 9, "7")],
+        [("file", "/w/w.duckdb/orders", 9, "7")],
+    )
+
+
+def test_a_sample_comes_from_its_snapshot(told):
+    operator = SampleOperator(task_id="t", table="orders", lake="/lake")
+    assert told(operator, SAMPLE) == (
+        [("file", "/lake/lake/orders", None, "7")],
+        [("file", "/lake/samples/orders", 8, "s1")],
+    )
+
+
+def test_a_table_is_named_by_where_its_lake_lies_and_not_by_the_connection(told, monkeypatch):
+    connection = {"conn_type": "sml_lake", "extra": {"location": "s3://bucket/lake", "secret_key": "hunter2"}}
+    monkeypatch.setenv("AIRFLOW_CONN_MY_LAKE", json.dumps(connection))
+    operator = SampleOperator(task_id="t", table="orders", lake="my_lake")
+    assert told(operator, SAMPLE)[0] == [("s3://bucket", "lake/lake/orders", None, "7")]
+
+
+def test_a_model_comes_from_its_sample(told):
+    operator = TrainXGBoostOperator(task_id="t", sample=SAMPLE, dataset={})
+    assert told(operator, MODEL) == (
+        [("file", "/lake/samples/orders", 7, "s1")],
+        [("file", "/lake/models/orders", None, "m1")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("registry", "namespace", "name"),
+    [
+        ("https://mlflow.example.com", "https://mlflow.example.com", "models/orders"),
+        ("https://ada:hunter2@mlflow.example.com/base", "https://mlflow.example.com", "base/models/orders"),
+        ("sqlite:////data/mlflow.db", "file", "/data/mlflow.db/models/orders"),
+    ],
+)
+def test_a_version_comes_from_its_model(told, registry, namespace, name):
+    operator = RegisterModelOperator(task_id="t", model=MODEL, sample=SAMPLE, name="orders")
+    version = ModelVersionRef(registry, "orders", "2", "run", "m1")
+    assert told(operator, version) == ([("file", "/lake/models/orders", None, "m1")], [(namespace, name, None, "2")])
+
+
+def test_predictions_come_from_the_table_and_the_version(told):
+    operator = ScorePartitionsOperator(task_id="t", name="orders")
+    operator._used, operator._scored = VERSION, 18
+    assert told(operator, SCORES) == (
+        [("file", "/lake/lake/orders", 18, None), ("https://mlflow.example.com", "models/orders", None, "2")],
+        [("file", "/lake/lake/orders_predictions", 18, "8")],
+    )
+
+
+def test_a_task_that_failed_or_moves_no_data_tells_nothing(told):
+    from airflow.providers.openlineage.extractors.base import DefaultExtractor
+
+    failed = PublishPartitionsOperator(task_id="t", staged="nothing", dataset={})
+    assert DefaultExtractor(failed).extract_on_failure(SimpleNamespace()) is None
+    assert told(DeployModelOperator(task_id="t", name="orders"), {"an": "endpoint"}) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("location", "name", "expected"),
+    [
+        ("/data/lake", "", ("file", "/data/lake")),
+        ("file:///data/lake/", "t", ("file", "/data/lake/t")),
+        ("gs://bucket/lake", "lake/t", ("gs://bucket", "lake/lake/t")),
+        ("s3://bucket", "", ("s3://bucket", "/")),
+        ("s3n://bucket/a/", "", ("s3://bucket", "a")),
+    ],
+)
+def test_names_follow_openlineages_naming(location, name, expected):
+    assert Data(location, name).named() == expected
+
+
+def test_nothing_is_told_and_nothing_breaks_without_the_provider():
+    code = """
+import sys
+from airflow_provider_sml.operators.sampling import SampleOperator
+from airflow_provider_sml.refs import SampleRef
+operator = SampleOperator(task_id="t", table="orders", lake="/lake")
+operator.run = lambda context: SampleRef("/lake/s", "s", "orders", 7, "all", 1.0, {"train": 1})
+assert operator.execute({})["sample_id"] == "s"
+assert not any(name.startswith("openlineage") for name in sys.modules)
+sys.modules["airflow.providers.openlineage.extractors"] = None  # as if it was not installed
+assert operator.get_openlineage_facets_on_complete(None) is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
