@@ -36,7 +36,8 @@ def find_connection(conn_id: str, default: str) -> Connection | None:
     :raises ConfigurationError: when another one is missing.
     """
     from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+
+    from airflow_provider_sml.compat import AirflowNotFoundException, AirflowRuntimeError
 
     try:
         return BaseHook.get_connection(conn_id)

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_sml.compat import AirflowFailException
 from airflow_provider_sml.errors import ConfigurationError, SmlError
 from airflow_provider_sml.links.pages import ModelLink
 from airflow_provider_sml.operators.openlineage import Data, lineage_of

@@ -13,14 +13,14 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import (
-    DAG,
-    Asset,
-    AssetOrTimeSchedule,
-    CronDataIntervalTimetable,
-    CronTriggerTimetable,
-    Param,
-)
+from airflow.sdk import DAG, Asset, Param
+
+try:
+    from airflow.sdk import AssetOrTimeSchedule, CronDataIntervalTimetable, CronTriggerTimetable
+except ImportError:  # Airflow 3.1
+    from airflow.timetables.assets import AssetOrTimeSchedule
+    from airflow.timetables.interval import CronDataIntervalTimetable
+    from airflow.timetables.trigger import CronTriggerTimetable
 
 from airflow_provider_sml.hooks.places import is_location
 from airflow_provider_sml.notifications.alert import AlertNotifier

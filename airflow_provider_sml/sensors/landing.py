@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_sml.compat import AirflowFailException
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval

@@ -84,7 +84,10 @@ class Project:
 
     def load(self, path: Path) -> dict[str, Any]:
         """The DAGs of a file; an import error fails the test."""
-        from airflow.dag_processing.dagbag import DagBag
+        try:
+            from airflow.dag_processing.dagbag import DagBag
+        except ImportError:  # Airflow 3.1
+            from airflow.models.dagbag import DagBag
 
         bag = DagBag(str(path))
         assert not bag.import_errors, bag.import_errors

@@ -144,7 +144,10 @@ def load_dags() -> dict[str, Any]:
     from airflow.utils.db import initdb
 
     initdb()
-    from airflow.dag_processing.dagbag import DagBag
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # Airflow 3.1
+        from airflow.models.dagbag import DagBag
 
     bag = DagBag(str(ROOT / "dags" / "flights.py"))
     if bag.import_errors:
