@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_sml.errors import DataError, SmlError
 from airflow_provider_sml.ml.contract import PARTITION
 from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.warehouse import LakeRows
 from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
 from tests import shops
 from tests.ml.test_lake_shops import DATASET, publish, stored_day
@@ -35,8 +36,8 @@ def warehouse(tmp_path):
 
 def follow(warehouse, lake, snapshot, columns=DATASET.table_columns):
     days = dt.date.fromisoformat(snapshot.first), dt.date.fromisoformat(snapshot.last)
-    files = lake.files(snapshot.table, snapshot.snapshot_id, *days)
-    return warehouse.publish(snapshot, files, columns)
+    rows = LakeRows(lake.files(snapshot.table, snapshot.snapshot_id, *days), columns)
+    return warehouse.publish(rows.publication(snapshot), rows)
 
 
 def ask(warehouse, question):

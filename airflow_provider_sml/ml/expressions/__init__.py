@@ -1,4 +1,4 @@
-"""Expressions: a closed subset of SQL with one meaning in Spark, DuckDB and NumPy.
+"""Expressions: a closed subset of SQL with one meaning in Spark, DuckDB, BigQuery and NumPy.
 
 Features, labels and contract rules are written in it, so that what trains is what serves::
 
@@ -40,6 +40,9 @@ _LITERALS: tuple[tuple[type, Type], ...] = (
     (dt.date, "date"),
 )
 
+# A text in single quotes may not run over lines in BigQuery.
+_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\0": "\\x00"}
+
 
 def physical(name: str) -> str:
     """The name of a column in files and tables: a joined column's dot becomes two underscores."""
@@ -48,7 +51,7 @@ def physical(name: str) -> str:
 
 def identifier(name: str, dialect: Dialect) -> str:
     """A column's quoted name in SQL."""
-    quote = "`" if dialect == "spark" else '"'
+    quote = '"' if dialect == "duckdb" else "`"
     return f"{quote}{physical(name)}{quote}"
 
 
@@ -62,14 +65,16 @@ def literal(value: Any, dialect: Dialect) -> str:
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, int):
-        return f"CAST({value} AS BIGINT)"
+        return f"CAST({value} AS {SQL_TYPES[dialect]['int']})"
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ExpressionError(f"{value} is not a number", expected="a finite number", found=value)
         text = repr(value)
         text = text if "e" in text else text + "e0"
-        return f"CAST({text} AS DOUBLE)" if dialect == "duckdb" else f"{text}D"
+        return f"{text}D" if dialect == "spark" else f"CAST({text} AS {SQL_TYPES[dialect]['double']})"
     if isinstance(value, str):
+        if dialect == "bigquery":
+            return "'" + "".join(_ESCAPES.get(char, char) for char in value) + "'"
         if dialect == "spark":
             return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
         return "'" + value.replace("'", "''") + "'"
@@ -223,4 +228,4 @@ def _sql(typed: _Typed, dialect: Dialect) -> str:
         if argument.type != wanted or (argument.type == "null" and wanted != "null"):
             sql = f"CAST({sql} AS {SQL_TYPES[dialect][wanted]})"
         arguments.append(sql)
-    return typed.function.sql[dialect](*arguments)
+    return typed.function.render(dialect, typed.wanted, arguments)

@@ -7,7 +7,10 @@ from 1 in Spark and from 0 in DuckDB; dividing by zero is an error, NULL or infi
   above every number and equals itself, as Spark and DuckDB have it.
 - A comparison with NULL is NULL; AND, OR and NOT follow three-valued logic.
 - Text is compared by code points; ``lower`` and ``upper`` change ASCII letters only; ``trim`` removes blanks.
-- Moments are UTC without a zone, in microseconds; ``weekday`` is 0 on Monday to 6 on Sunday.
+- Moments are UTC without a zone, in microseconds; ``weekday`` is 0 on Monday to 6 on Sunday. In BigQuery they are
+  DATETIME, which no project's default time zone touches.
+- BigQuery refuses a sum, difference or product beyond the largest double, where the other engines go on with infinity:
+  the query fails, and never gives another value.
 
 The NumPy meaning of the same names is in ``vectors``; the property test in tests/ml/test_expressions.py holds all
 engines equal.
@@ -16,13 +19,13 @@ engines equal.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal as OneOf
 
 from airflow_provider_sml.errors import ExpressionError, did_you_mean
 
 Type = OneOf["int", "double", "string", "boolean", "timestamp", "date", "null"]
-Dialect = OneOf["spark", "duckdb"]
+Dialect = OneOf["spark", "duckdb", "bigquery"]
 
 TYPES: tuple[Type, ...] = ("int", "double", "string", "boolean", "timestamp", "date")
 SQL_TYPES: dict[Dialect, dict[str, str]] = {
@@ -33,6 +36,10 @@ SQL_TYPES: dict[Dialect, dict[str, str]] = {
     "duckdb": {
         "int": "BIGINT", "double": "DOUBLE", "string": "VARCHAR", "boolean": "BOOLEAN",
         "timestamp": "TIMESTAMP", "date": "DATE",
+    },
+    "bigquery": {
+        "int": "INT64", "double": "FLOAT64", "string": "STRING", "boolean": "BOOL",
+        "timestamp": "DATETIME", "date": "DATE",
     },
 }  # fmt: skip
 
@@ -52,6 +59,7 @@ class Function:
     :param usage: how it is written, for error messages.
     :param sql: SQL by dialect, or one for all; from the SQL of the converted arguments.
     :param literal: positions of arguments that must be constants.
+    :param sql_double: SQL where the arguments are doubles and NaN needs care; ``sql`` where it has none.
     """
 
     name: str
@@ -59,6 +67,16 @@ class Function:
     usage: str
     sql: dict[Dialect, Callable[..., str]]
     literal: tuple[int, ...] = ()
+    sql_double: dict[Dialect, Callable[..., str]] = field(default_factory=dict)
+
+    def render(self, dialect: Dialect, kinds: Sequence[Type], arguments: Sequence[str]) -> str:
+        """The call in the SQL of an engine.
+
+        :param kinds: the types that the arguments have.
+        :param arguments: their SQL.
+        """
+        double = self.sql_double.get(dialect) if kinds and kinds[0] == "double" else None
+        return (double or self.sql[dialect])(*arguments)
 
 
 def _common(types: Sequence[Type]) -> Type | None:
@@ -118,22 +136,38 @@ def _sql_case(*parts: str) -> str:
     return f"(CASE{whens} ELSE {parts[-1]} END)"
 
 
-def _whole(name: str) -> Callable[[str], str]:
+def _whole(name: str) -> dict[Dialect, Callable[..., str]]:
     """Floor or ceiling as a double; Spark's own gives a bigint, which large values do not fit."""
-    return lambda x: f"(CASE WHEN abs({x}) < {_LARGE} THEN CAST({name}({x}) AS DOUBLE) ELSE {x} END)"
+
+    def held(x: str) -> str:
+        return f"(CASE WHEN abs({x}) < {_LARGE} THEN CAST({name}({x}) AS DOUBLE) ELSE {x} END)"
+
+    return _each(held, bigquery=lambda x: f"{name}({x})")
 
 
-def _both(template: Callable[..., str]) -> dict[Dialect, Callable[..., str]]:
-    return {"spark": template, "duckdb": template}
+def _each(template: Callable[..., str], **others: Callable[..., str]) -> dict[Dialect, Callable[..., str]]:
+    """One SQL for all engines but those named."""
+    return {"spark": template, "duckdb": template, "bigquery": template, **others}  # type: ignore[dict-item]
 
 
 def _infix(symbol: str) -> dict[Dialect, Callable[..., str]]:
-    return _both(lambda a, b: f"({a} {symbol} {b})")
+    return _each(lambda a, b: f"({a} {symbol} {b})")
 
 
 def _part(name: str) -> dict[Dialect, Callable[..., str]]:
-    return _both(lambda x: f"CAST({name}({x}) AS BIGINT)")
+    """A part of a date; BigQuery's functions of these names read a time zone, EXTRACT from a DATETIME does not."""
+    return _each(lambda x: f"CAST({name}({x}) AS BIGINT)", bigquery=lambda x: f"EXTRACT({name.upper()} FROM {x})")
 
+
+# BigQuery compares as IEEE 754 does: NaN is not equal to itself and neither below nor above any number.
+_NAN_COMPARED: dict[str, Callable[..., str]] = {
+    "eq": lambda a, b: f"({a} = {b} OR (IS_NAN({a}) AND IS_NAN({b})))",
+    "ne": lambda a, b: f"(NOT {_NAN_COMPARED['eq'](a, b)})",
+    "lt": lambda a, b: f"({a} < {b} OR (NOT IS_NAN({a}) AND IS_NAN({b})))",
+    "gt": lambda a, b: _NAN_COMPARED["lt"](b, a),
+    "le": lambda a, b: f"(NOT {_NAN_COMPARED['lt'](b, a)})",
+    "ge": lambda a, b: f"(NOT {_NAN_COMPARED['lt'](a, b)})",
+}
 
 _BOOLEAN = frozenset({"boolean"})
 _STRING = frozenset({"string"})
@@ -145,50 +179,74 @@ _TABLE = [
     Function("add", _arithmetic(2), "number + number", _infix("+")),
     Function("subtract", _arithmetic(2), "number - number", _infix("-")),
     Function("multiply", _arithmetic(2), "number * number", _infix("*")),
-    Function("divide", _arithmetic(2), "number / number", _both(lambda a, b: f"({a} / nullif({b}, 0e0))")),
-    Function("negate", _arithmetic(1), "- number", _both(lambda a: f"(- {a})")),
-    Function("abs", _arithmetic(1), "abs(number)", _both(lambda a: f"abs({a})")),
-    Function("floor", _arithmetic(1), "floor(number)", _both(_whole("floor"))),
-    Function("ceil", _arithmetic(1), "ceil(number)", _both(_whole("ceil"))),
     Function(
-        "sqrt", _arithmetic(1), "sqrt(number)", _both(lambda a: f"(CASE WHEN {a} >= 0e0 THEN sqrt({a}) END)")
+        "divide", _arithmetic(2), "number / number",
+        _each(lambda a, b: f"({a} / nullif({b}, 0e0))", bigquery=lambda a, b: f"IEEE_DIVIDE({a}, nullif({b}, 0e0))"),
+    ),
+    Function("negate", _arithmetic(1), "- number", _each(lambda a: f"(- {a})")),
+    Function("abs", _arithmetic(1), "abs(number)", _each(lambda a: f"abs({a})")),
+    Function("floor", _arithmetic(1), "floor(number)", _whole("floor")),
+    Function("ceil", _arithmetic(1), "ceil(number)", _whole("ceil")),
+    Function(
+        "sqrt", _arithmetic(1), "sqrt(number)",
+        _each(
+            lambda a: f"(CASE WHEN {a} >= 0e0 THEN sqrt({a}) END)",
+            bigquery=lambda a: f"(CASE WHEN {a} >= 0e0 OR IS_NAN({a}) THEN sqrt({a}) END)",
+        ),
     ),
     *(
-        Function(name, _compared, f"value {symbol} value", _infix(symbol))
+        Function(
+            name, _compared, f"value {symbol} value", _infix(symbol), sql_double={"bigquery": _NAN_COMPARED[name]}
+        )
         for name, symbol in (("eq", "="), ("ne", "<>"), ("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="))
     ),
     Function("and", _fixed([_BOOLEAN] * 2, "boolean"), "condition AND condition", _infix("AND")),
     Function("or", _fixed([_BOOLEAN] * 2, "boolean"), "condition OR condition", _infix("OR")),
-    Function("not", _fixed([_BOOLEAN], "boolean"), "NOT condition", _both(lambda a: f"(NOT {a})")),
-    Function("is_null", _all, "value IS NULL", _both(lambda a: f"({a} IS NULL)")),
+    Function("not", _fixed([_BOOLEAN], "boolean"), "NOT condition", _each(lambda a: f"(NOT {a})")),
+    Function("is_null", _all, "value IS NULL", _each(lambda a: f"({a} IS NULL)")),
     Function(
-        "in", _compared, "value IN (constant, ...)", _both(lambda a, *rest: f"({a} IN ({', '.join(rest)}))"),
+        "in", _compared, "value IN (constant, ...)", _each(lambda a, *rest: f"({a} IN ({', '.join(rest)}))"),
         literal=(1,),
     ),
-    Function("case", _case, "CASE WHEN condition THEN value ... ELSE value END", _both(_sql_case)),
-    Function("coalesce", _unified, "coalesce(value, ...)", _both(lambda *parts: f"coalesce({', '.join(parts)})")),
+    Function("case", _case, "CASE WHEN condition THEN value ... ELSE value END", _each(_sql_case)),
+    Function("coalesce", _unified, "coalesce(value, ...)", _each(lambda *parts: f"coalesce({', '.join(parts)})")),
     Function("concat", _fixed([_STRING] * 2, "string"), "text || text", _infix("||")),
-    Function("length", _fixed([_STRING], "int"), "length(text)", _part("length")),
     Function(
-        "lower", _fixed([_STRING], "string"), "lower(text)", _both(lambda a: f"translate({a}, '{_UPPER}', '{_LOWER}')")
+        "length", _fixed([_STRING], "int"), "length(text)",
+        _each(lambda a: f"CAST(length({a}) AS BIGINT)", bigquery=lambda a: f"CHAR_LENGTH({a})"),
     ),
     Function(
-        "upper", _fixed([_STRING], "string"), "upper(text)", _both(lambda a: f"translate({a}, '{_LOWER}', '{_UPPER}')")
+        "lower", _fixed([_STRING], "string"), "lower(text)", _each(lambda a: f"translate({a}, '{_UPPER}', '{_LOWER}')")
+    ),
+    Function(
+        "upper", _fixed([_STRING], "string"), "upper(text)", _each(lambda a: f"translate({a}, '{_LOWER}', '{_UPPER}')")
     ),
     Function(
         "trim", _fixed([_STRING], "string"), "trim(text)",
-        {"spark": lambda a: f"trim(BOTH ' ' FROM {a})", "duckdb": lambda a: f"trim({a}, ' ')"},
+        _each(lambda a: f"trim({a}, ' ')", spark=lambda a: f"trim(BOTH ' ' FROM {a})"),
     ),
     Function(
         "substr", _fixed([_STRING, _INT, _INT], "string"), "substr(text, first >= 1, length >= 0)",
-        _both(lambda a, first, count: f"substr({a}, CAST({first} AS INT), CAST({count} AS INT))"), literal=(1, 2),
+        _each(
+            lambda a, first, count: f"substr({a}, CAST({first} AS INT), CAST({count} AS INT))",
+            bigquery=lambda a, first, count: f"substr({a}, {first}, {count})",
+        ),
+        literal=(1, 2),
     ),
     Function(
         "starts_with", _fixed([_STRING] * 2, "boolean"), "starts_with(text, text)",
-        {"spark": lambda a, b: f"startswith({a}, {b})", "duckdb": lambda a, b: f"starts_with({a}, {b})"},
+        _each(lambda a, b: f"starts_with({a}, {b})", spark=lambda a, b: f"startswith({a}, {b})"),
     ),
-    Function("contains", _fixed([_STRING] * 2, "boolean"), "contains(text, text)",
-             _both(lambda a, b: f"contains({a}, {b})")),
+    Function(
+        "contains", _fixed([_STRING] * 2, "boolean"), "contains(text, text)",
+        _each(
+            lambda a, b: f"contains({a}, {b})",
+            # Where STRPOS puts an empty text is not documented.
+            bigquery=lambda a, b: (
+                f"(CHAR_LENGTH({b}) <= CHAR_LENGTH({a}) AND (STRPOS({a}, {b}) > 0 OR CHAR_LENGTH({b}) = 0))"
+            ),
+        ),
+    ),
     Function("year", _fixed([_DAY], "int"), "year(date or timestamp)", _part("year")),
     Function("month", _fixed([_DAY], "int"), "month(date or timestamp)", _part("month")),
     Function("day", _fixed([_DAY], "int"), "day(date or timestamp)", _part("day")),
@@ -196,14 +254,19 @@ _TABLE = [
     Function("minute", _fixed([_TIMESTAMP], "int"), "minute(timestamp)", _part("minute")),
     Function(
         "weekday", _fixed([_DAY], "int"), "weekday(date or timestamp)",
-        {"spark": lambda a: f"CAST(weekday({a}) AS BIGINT)", "duckdb": lambda a: f"(CAST(isodow({a}) AS BIGINT) - 1)"},
+        {
+            "spark": lambda a: f"CAST(weekday({a}) AS BIGINT)",
+            "duckdb": lambda a: f"(CAST(isodow({a}) AS BIGINT) - 1)",
+            "bigquery": lambda a: f"MOD(EXTRACT(DAYOFWEEK FROM {a}) + 5, 7)",
+        },
     ),
-    Function("date", _fixed([_DAY], "date"), "date(timestamp)", _both(lambda a: f"CAST({a} AS DATE)")),
+    Function("date", _fixed([_DAY], "date"), "date(timestamp)", _each(lambda a: f"CAST({a} AS DATE)")),
     Function(
         "days_between", _fixed([_DATE] * 2, "int"), "days_between(earlier date, later date)",
         {
             "spark": lambda a, b: f"CAST(datediff({b}, {a}) AS BIGINT)",
             "duckdb": lambda a, b: f"date_diff('day', {a}, {b})",
+            "bigquery": lambda a, b: f"DATE_DIFF({b}, {a}, DAY)",
         },
     ),
     Function(
@@ -213,6 +276,7 @@ _TABLE = [
                 f"((unix_micros(CAST({b} AS TIMESTAMP)) - unix_micros(CAST({a} AS TIMESTAMP))) / 3.6e9D)"
             ),
             "duckdb": lambda a, b: f"(CAST(epoch_us({b}) - epoch_us({a}) AS DOUBLE) / 3.6e9)",
+            "bigquery": lambda a, b: f"(CAST(DATETIME_DIFF({b}, {a}, MICROSECOND) AS FLOAT64) / 3.6e9)",
         },
     ),
 ]  # fmt: skip

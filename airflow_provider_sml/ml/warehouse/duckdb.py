@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_sml.errors import DataError, SmlError
+from airflow_provider_sml.errors import SmlError
 from airflow_provider_sml.ml.contract.dataset import PARTITION
-from airflow_provider_sml.ml.expressions import SQL_TYPES, Type, identifier
-from airflow_provider_sml.ml.lake import LakeFile
-from airflow_provider_sml.ml.storage import register_stores
-from airflow_provider_sml.refs import SnapshotRef
+from airflow_provider_sml.ml.expressions import SQL_TYPES, identifier, physical
+from airflow_provider_sml.ml.warehouse.checksum import read_tally, tally_sql
+from airflow_provider_sml.ml.warehouse.publication import (
+    PUBLISHES,
+    PUBLISHES_COLUMNS,
+    LakeRows,
+    Publication,
+    added_columns,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,64 +38,61 @@ class DuckDBWarehouse:
         self.path = path
         self.patience = patience
 
-    def publish(self, snapshot: SnapshotRef, files: Sequence[LakeFile], columns: Sequence[tuple[str, Type]]) -> int:
-        """Replace the days of a snapshot by its files' rows, and reconcile the counts.
+    def publish(self, publication: Publication, rows: LakeRows) -> int:
+        """Replace the days of a publication by the lake's rows, and reconcile number and checksum.
 
-        :param snapshot: what was published to the lake.
-        :param files: the snapshot's files of those days.
-        :param columns: the table's columns.
+        :param publication: what was published to the lake.
+        :param rows: its rows.
         :returns: rows of the table afterwards.
-        :raises DataError: when the counts of lake and warehouse differ; nothing is changed then.
+        :raises DataError: when lake and warehouse differ, or the table has other types; nothing is changed then.
         """
-        table = identifier(snapshot.table, "duckdb")
-        days = [dt.date.fromisoformat(snapshot.first), dt.date.fromisoformat(snapshot.last)]
-        names = ", ".join(identifier(name, "duckdb") for name, _ in columns)
+        table = identifier(publication.table, "duckdb")
+        types = {physical(name): SQL_TYPES["duckdb"][kind] for name, kind in publication.columns}
+        days = list(publication.days)
+        within = f"{table} WHERE {PARTITION} BETWEEN DATE '{days[0]}' AND DATE '{days[1]}'"
+        names = ", ".join(identifier(name, "duckdb") for name in publication.names)
         with self.connect() as connection:
             connection.begin()
-            declared = ", ".join(f"{identifier(name, 'duckdb')} {SQL_TYPES['duckdb'][kind]}" for name, kind in columns)
+            added = added_columns(publication.table, _columns(connection, publication.table), types)
+            declared = ", ".join(f"{identifier(name, 'duckdb')} {kind}" for name, kind in types.items())
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({declared})")
-            for name, kind in columns:
-                connection.execute(
-                    f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "
-                    f"{identifier(name, 'duckdb')} {SQL_TYPES['duckdb'][kind]}"
-                )
-            connection.execute(f"DELETE FROM {table} WHERE {PARTITION} BETWEEN ? AND ?", days)
-            if files:
-                register_stores(connection, [files[0].path])
-                connection.execute(
-                    f"INSERT INTO {table} ({names}) SELECT {names} "
-                    "FROM read_parquet(?, union_by_name=true, hive_partitioning=false)",
-                    [[file.path for file in files]],
-                )
-            found = connection.execute(
-                f"SELECT count(*) FROM {table} WHERE {PARTITION} BETWEEN ? AND ?", days
-            ).fetchone()
+            for name in added:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(name, 'duckdb')} {types[name]}")
+            connection.execute(f"DELETE FROM {within}")
+            with rows.view(connection) as (_, source):
+                connection.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM {source}{self._order(publication)}")
+            found = connection.execute(tally_sql(publication.columns, "duckdb", within)).fetchone()
             assert found is not None
-            if found[0] != snapshot.rows:
-                connection.rollback()
-                raise DataError(
-                    f"{snapshot.table}: lake and warehouse differ from {snapshot.first} to {snapshot.last}",
-                    expected=f"{snapshot.rows:,} rows, as in snapshot {snapshot.snapshot_id}",
-                    found=f"{found[0]:,}",
-                )
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS sml_publishes "
-                "(table_name VARCHAR, first DATE, last DATE, snapshot_id BIGINT, row_count BIGINT, published TIMESTAMP)"
-            )
-            connection.execute(
-                "INSERT INTO sml_publishes VALUES (?, ?, ?, ?, ?, ?)",
-                [
-                    snapshot.table,
-                    *days,
-                    snapshot.snapshot_id,
-                    snapshot.rows,
-                    dt.datetime.now(dt.UTC).replace(tzinfo=None),
-                ],
-            )
+            tally = read_tally(found)
+            if tally != publication.tally:
+                raise publication.differs(f"{tally.rows:,} rows of checksum {tally.checksum}")
+            self._log(connection, publication)
             total = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             connection.commit()
         assert total is not None
         return int(total[0])
+
+    def _order(self, publication: Publication) -> str:
+        """DuckDB skips row groups by their smallest and largest values, so sorting is its clustering."""
+        by = ", ".join(identifier(name, "duckdb") for name in publication.cluster_by)
+        return f" ORDER BY {PARTITION}, {by}" if by else ""
+
+    def _log(self, connection: duckdb.DuckDBPyConnection, publication: Publication) -> None:
+        declared = ", ".join(f"{name} {SQL_TYPES['duckdb'][kind]}" for name, kind in PUBLISHES_COLUMNS)
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {PUBLISHES} ({declared})")
+        # A log of an earlier version has no checksum.
+        connection.execute(f"ALTER TABLE {PUBLISHES} ADD COLUMN IF NOT EXISTS checksum VARCHAR")
+        values = {
+            "table_name": publication.table,
+            "first": publication.days[0],
+            "last": publication.days[1],
+            "snapshot_id": publication.snapshot.snapshot_id,
+            "row_count": publication.tally.rows,
+            "checksum": publication.tally.checksum,
+            "published": dt.datetime.now(dt.UTC).replace(tzinfo=None),
+        }
+        marks = ", ".join("?" for _ in values)
+        connection.execute(f"INSERT INTO {PUBLISHES} ({', '.join(values)}) VALUES ({marks})", list(values.values()))
 
     def connect(self, read_only: bool = False) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting for another writer.
@@ -116,3 +117,11 @@ class DuckDBWarehouse:
                         todo="close the program that has it open, then clear this task",
                     ) from error
                 time.sleep(0.2)
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str] | None:
+    found = connection.execute(
+        "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? AND NOT internal ORDER BY column_index",
+        [table],
+    ).fetchall()
+    return dict(found) or None
