@@ -167,6 +167,30 @@ class MaintenanceRef(Ref):
 
 
 @dataclass(frozen=True)
+class WarehouseRef(Ref):
+    """Days of a lake table that a warehouse took over, with as many rows of the same checksum.
+
+    :param warehouse: where, as the operator was told.
+    :param table: name of the table.
+    :param snapshot_id: the snapshot of the lake that the rows are of.
+    :param first: first day.
+    :param last: last day, inclusive.
+    :param rows: rows of those days.
+    :param cost: what it took, as far as the warehouse tells: ``bytes_billed``, ``slot_ms``, ``run_ms``, the remote
+        ``job``; of DuckDB ``total_rows``, the rows of the whole table.
+    """
+
+    kind: ClassVar[str] = "warehouse"
+    warehouse: str
+    table: str
+    snapshot_id: int
+    first: str
+    last: str
+    rows: int
+    cost: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class SampleRef(Ref):
     """A drawn sample: parquet files by split, with a manifest.
 

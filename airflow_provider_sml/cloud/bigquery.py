@@ -14,7 +14,7 @@ import contextlib
 import datetime as dt
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.cloud.clients import open_client
@@ -72,6 +72,10 @@ class BigQueryPublishJob(Adapter):
     differs: str = ""
     client: str = ""
     connection: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """The adapter without what only ``submit`` needs, which may be long."""
+        return super(BigQueryPublishJob, replace(self, uris=[], file=None)).describe()
 
     # --- the four verbs -------------------------------------------------------------------------------------------
 

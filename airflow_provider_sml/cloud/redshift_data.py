@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_sml.cloud.clients import open_client
@@ -54,6 +54,10 @@ class RedshiftDataJob(Adapter):
     differs: str = ""
     client: str = ""
     connection: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """The adapter without the statements, which only ``submit`` needs."""
+        return super(RedshiftDataJob, replace(self, statements=[])).describe()
 
     # --- the four verbs -------------------------------------------------------------------------------------------
 

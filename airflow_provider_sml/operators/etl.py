@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,43 +203,4 @@ class PublishPartitionsOperator(SmlOperator):
         return (
             [Data(parent(staged.uri), rows=staged.rows_good)],
             [table(result.lake, result.table, rows=result.rows, version=version, columns=columns)],
-        )
-
-
-class PublishWarehouseOperator(SmlOperator):
-    """Brings the days of a snapshot into the warehouse and reconciles the row counts.
-
-    :param snapshot: what ``PublishPartitionsOperator`` gave.
-    :param dataset: the columns of the table.
-    :param warehouse: the DuckDB file.
-    """
-
-    template_fields: Sequence[str] = ("snapshot", "warehouse")
-    ui_color = "#d5edd5"
-
-    def __init__(self, *, snapshot: Any, dataset: Dataset | Mapping[str, Any], warehouse: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.snapshot = snapshot
-        self.dataset = dataset
-        self.warehouse = warehouse
-
-    def run(self, context: Context) -> dict[str, Any]:
-        """Publish the snapshot's days."""
-        from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
-
-        ref = SnapshotRef.load(self.snapshot)
-        first, last = parse_interval(ref.first, ref.last)
-        files = LakeHook(ref.lake).get_conn().files(ref.table, ref.snapshot_id, first, last)
-        total = DuckDBWarehouse(Path(self.warehouse)).publish(ref, files, Dataset.load(self.dataset).table_columns)
-        self.log.info("%s: %s rows in %s", ref.table, f"{total:,}", os.path.basename(self.warehouse))
-        return {"table": ref.table, "rows": ref.rows, "total_rows": total, "snapshot_id": ref.snapshot_id}
-
-    def datasets(self, result: Mapping[str, Any]) -> tuple[list[Data], list[Data]]:
-        """The snapshot, and its table in the warehouse."""
-        ref = SnapshotRef.load(self.snapshot)
-        columns = Dataset.load(self.dataset).table_columns
-        version = str(ref.snapshot_id)
-        return (
-            [table(ref.lake, ref.table, rows=ref.rows, version=version, columns=columns)],
-            [Data(self.warehouse, ref.table, rows=ref.rows, version=version, columns=columns)],
         )

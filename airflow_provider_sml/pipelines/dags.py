@@ -25,7 +25,7 @@ except ImportError:  # Airflow 3.1
 from airflow_provider_sml.hooks.places import is_location
 from airflow_provider_sml.notifications.alert import AlertNotifier
 from airflow_provider_sml.operators.deployment import DeployModelOperator
-from airflow_provider_sml.operators.etl import PublishPartitionsOperator, PublishWarehouseOperator, SparkEtlOperator
+from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.monitoring import (
     DriftReportOperator,
     RequestRetrainingOperator,
@@ -38,6 +38,7 @@ from airflow_provider_sml.operators.training import (
     RegisterModelOperator,
     TrainXGBoostOperator,
 )
+from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.pipelines.checks import PATH_PLACES
 from airflow_provider_sml.pipelines.interval import MACROS
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
@@ -206,7 +207,9 @@ class _Builder:
             if spec.places.warehouse:
                 PublishWarehouseOperator(
                     task_id="publish_warehouse", snapshot=snapshot.output, dataset=spec.dataset,
-                    warehouse=self.place(spec.places.warehouse),
+                    warehouse=self.place(spec.places.warehouse), cluster_by=spec.warehouse.cluster_by,
+                    location=spec.warehouse.location, kms_key=spec.warehouse.kms, labels=spec.warehouse.labels,
+                    max_bytes_billed=spec.warehouse.max_bytes,
                 )  # fmt: skip
         return dag
 

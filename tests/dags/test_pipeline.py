@@ -77,7 +77,7 @@ def test_a_range_of_days_is_ingested_in_one_run(life, ingested):
     lake = Lake(str(root / "lake"))
     assert set(lake.days("orders")) == set(TRAINED)
     assert sum(lake.days("orders").values()) == 200 * len(TRAINED) == ingested.results["publish_lake"]["rows"]
-    assert ingested.results["publish_warehouse"]["total_rows"] == 200 * len(TRAINED)
+    assert ingested.results["publish_warehouse"]["cost"]["total_rows"] == 200 * len(TRAINED)
     assert len(lake.snapshots("orders")) == 1
     assert lake.snapshots("orders")[0]["lineage"]["dag_id"] == "orders_ingest"
     [(uri, extra)] = ingested.events

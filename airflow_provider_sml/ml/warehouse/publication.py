@@ -119,6 +119,21 @@ class LakeRows:
         """
         return Publication(snapshot, self.columns, self.tally, tuple(cluster_by))
 
+    def layouts(self) -> dict[tuple[str, ...], list[LakeFile]]:
+        """The files by the columns that stand in them, in the files' order; older files may lack a column."""
+        if not self.files:
+            return {}
+        with self.view() as (connection, _):
+            found = connection.execute(
+                "SELECT file_name, list(name ORDER BY column_id) FROM parquet_schema(?) WHERE type IS NOT NULL GROUP BY 1",
+                [self.paths],
+            ).fetchall()
+        columns = {path: tuple(names) for path, names in found}
+        grouped: dict[tuple[str, ...], list[LakeFile]] = {}
+        for file in self.files:
+            grouped.setdefault(columns[file.path], []).append(file)
+        return grouped
+
     def write(self, path: str) -> None:
         """Write all rows into one local parquet file, its columns in order."""
         with self.view() as (connection, source):

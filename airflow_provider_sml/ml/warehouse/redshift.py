@@ -5,7 +5,8 @@ nothing else in their folder can get in. The same transaction then deletes the d
 and checksum with the lake's and logs the publish. Redshift has no ASSERT: where they differ, a text that is no number
 is cast to one, which fails with that text and rolls all of it back.
 
-Parquet is copied by position, so the temporary table has the files' columns in the files' order. The table is sorted by
+Parquet is copied by position, so a temporary table has the files' columns in the files' order; files that were written
+before a column was added have one of their own. The table is sorted by
 day and by ``cluster_by``; Redshift has no partitions.
 """
 
@@ -36,6 +37,18 @@ STAGING = "sml_staging"
 
 
 @dataclass(frozen=True)
+class Copy:
+    """Files that one COPY reads.
+
+    :param columns: names of the columns as they stand in the files.
+    :param manifest: address of the manifest that lists them.
+    """
+
+    columns: tuple[str, ...]
+    manifest: str
+
+
+@dataclass(frozen=True)
 class RedshiftWarehouse:
     """A schema of a Redshift database.
 
@@ -58,14 +71,13 @@ class RedshiftWarehouse:
         )
 
     def statements(
-        self, publication: Publication, current: Mapping[str, str] | None, order: Sequence[str], manifest: str | None
+        self, publication: Publication, current: Mapping[str, str] | None, copies: Sequence[Copy]
     ) -> list[str]:
         """Compile a publish: SQL statements that are to be run in one transaction.
 
         :param publication: what was published to the lake.
         :param current: types of the table's columns as ``columns_sql`` tells them; None when it is not there yet.
-        :param order: names of the columns as they stand in the files.
-        :param manifest: address of the manifest; None when there are no files.
+        :param copies: the files, by the columns that stand in them.
         :raises DataError: when a column has another type or is gone.
         """
         types = {physical(name): TYPES[kind] for name, kind in publication.columns}
@@ -78,11 +90,13 @@ class RedshiftWarehouse:
         found += [f"ALTER TABLE {table} ADD COLUMN {_name(name)} {types[name]}" for name in added]
         log = {name: TYPES[kind] for name, kind in PUBLISHES_COLUMNS}
         found.append(f"CREATE TABLE IF NOT EXISTS {self.name(PUBLISHES)} ({_declared(log)})")
-        found.append(f"CREATE TEMP TABLE {STAGING} ({_declared({name: types[name] for name in order})})")
-        if manifest:
-            found.append(self._copy(manifest))
+        for number, copy in enumerate(copies):
+            staged = {name: types[name] for name in copy.columns}
+            found += [f"CREATE TEMP TABLE {STAGING}_{number} ({_declared(staged)})", self._copy(number, copy.manifest)]
         found.append(f"DELETE FROM {within}")
-        found.append(f"INSERT INTO {table} ({names}) SELECT {self._selected(types, order)} FROM {STAGING}")
+        for number, copy in enumerate(copies):
+            chosen = ", ".join(_name(n) if n in copy.columns else f"CAST(NULL AS {types[n]})" for n in types)
+            found.append(f"INSERT INTO {table} ({names}) SELECT {chosen} FROM {STAGING}_{number}")
         found.append(
             f"SELECT CAST(CASE WHEN {same_sql(publication.tally)} THEN '1' ELSE '{DIFFERS}: found ' || "
             f"CAST(row_count AS VARCHAR) || ' rows of sums ' || CAST(sum_0 AS VARCHAR) END AS INTEGER) AS equal "
@@ -96,17 +110,12 @@ class RedshiftWarehouse:
             f"INSERT INTO {self.name(PUBLISHES)} ({', '.join(_name(name) for name, _ in PUBLISHES_COLUMNS)}) "
             f"VALUES ({logged})"
         )
-        found.append(f"DROP TABLE {STAGING}")
-        return found
+        return found + [f"DROP TABLE {STAGING}_{number}" for number in range(len(copies))]
 
-    def _selected(self, types: Mapping[str, str], order: Sequence[str]) -> str:
-        """The staged columns as the table has them; one that no file has is NULL."""
-        return ", ".join(_name(name) if name in order else f"CAST(NULL AS {types[name]})" for name in types)
-
-    def _copy(self, manifest: str) -> str:
+    def _copy(self, number: int, manifest: str) -> str:
         role = "default" if self.iam_role == "default" else _text(self.iam_role)
         # REGION is not allowed with columnar files: they must lie in the cluster's own region.
-        return f"COPY {STAGING} FROM {_text(manifest)} IAM_ROLE {role} FORMAT AS PARQUET MANIFEST"
+        return f"COPY {STAGING}_{number} FROM {_text(manifest)} IAM_ROLE {role} FORMAT AS PARQUET MANIFEST"
 
 
 def manifest(files: Sequence[LakeFile]) -> str:

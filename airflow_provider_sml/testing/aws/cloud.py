@@ -8,6 +8,7 @@ from typing import Any, Self
 from airflow_provider_sml.testing.aws.autoscaling import Autoscaling
 from airflow_provider_sml.testing.aws.emr import EmrServerless
 from airflow_provider_sml.testing.aws.hosting import Hosting
+from airflow_provider_sml.testing.aws.redshift import RedshiftData
 from airflow_provider_sml.testing.aws.runtime import Runtime
 from airflow_provider_sml.testing.aws.server import Server
 from airflow_provider_sml.testing.aws.training import Training
@@ -56,6 +57,7 @@ class FakeAws:
         self.runtime = Runtime(self)
         self.autoscaling = Autoscaling(self)
         self.emr = EmrServerless(self)
+        self.redshift = RedshiftData(self)
         self.services: dict[str, Any] = {
             "sagemaker": self.sagemaker,
             "sagemaker-runtime": self.runtime,
@@ -63,6 +65,7 @@ class FakeAws:
             "cloudwatch": self.cloudwatch,
             "logs": self.logs,
             "application-autoscaling": self.autoscaling,
+            "redshift-data": self.redshift,
         }
         self._server = Server(self, port)
         self.url = self._server.url
@@ -75,7 +78,7 @@ class FakeAws:
     def environment(self) -> dict[str, str]:
         """What points clients here: addresses, a region, and credentials that are worth nothing elsewhere."""
         here = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "EMR_SERVERLESS", "CLOUDWATCH", "CLOUDWATCH_LOGS",
-                "APPLICATION_AUTO_SCALING")  # fmt: skip
+                "APPLICATION_AUTO_SCALING", "REDSHIFT_DATA")  # fmt: skip
         found = {f"AWS_ENDPOINT_URL_{name}": self.url for name in here}
         if self.s3:
             found |= {f"AWS_ENDPOINT_URL_{name}": self.s3 for name in ("S3", "STS", "IAM", "KMS")}

@@ -31,6 +31,7 @@ TARGETS = {
     "Logs_20140328": "logs",
     "GraniteServiceVersion20100801": "cloudwatch",
     "AnyScaleFrontendService": "application-autoscaling",
+    "RedshiftData": "redshift-data",
 }
 #: Name in the signature -> service, for those that have no target.
 SIGNED = {"sagemaker": "sagemaker-runtime", "emr-serverless": "emr-serverless"}
@@ -38,7 +39,7 @@ _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([a-z0-9-]+)/aws4_request")
 #: Members that name the resource of a call, for the faults of one resource.
 _NAMES = (
     "TrainingJobName", "EndpointName", "EndpointConfigName", "ModelName", "AlarmName", "ResourceId", "name", "jobRunId",
-    "applicationId",
+    "applicationId", "StatementName",
 )  # fmt: skip
 
 
