@@ -38,3 +38,29 @@ def spark():
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def bigquery():
+    """BigQuery on this machine: the emulator behind a strict gateway; one for the whole run."""
+    from airflow_provider_sml.testing.bigquery import bigquery_server
+    from airflow_provider_sml.testing.processes import ServerUnavailableError
+
+    try:
+        with bigquery_server() as server:
+            yield server
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn():
+    """A PostgreSQL with an empty database; one for the whole run."""
+    from airflow_provider_sml.testing.postgres import postgres
+    from airflow_provider_sml.testing.processes import ServerUnavailableError
+
+    try:
+        with postgres() as dsn:
+            yield dsn
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))

@@ -183,7 +183,7 @@ class BigQueryPublishJob(Adapter):
             staging.encryption_configuration = bigquery.EncryptionConfiguration(self.kms_key)
             config.destination_encryption_configuration = staging.encryption_configuration
         client.create_table(staging, exists_ok=True)
-        place = {"job_id": f"{job_id}-load", "location": self.location, "project": self.project, "job_config": config}
+        place: dict[str, Any] = {"job_id": f"{job_id}-load", "location": self.location, "project": self.project, "job_config": config}
         with contextlib.suppress(Conflict):  # the reply to an earlier request was lost: the job is ours and runs
             if self.uris:
                 client.load_table_from_uri(self.uris, staging.reference, **place)
@@ -192,7 +192,7 @@ class BigQueryPublishJob(Adapter):
                 with open(self.file, "rb") as rows:
                     client.load_table_from_file(rows, staging.reference, **place)
 
-    def _publish(self, client: bigquery.Client, job_id: str) -> bigquery.QueryJob:
+    def _publish(self, client: bigquery.Client, job_id: str) -> Any:
         from google.api_core.exceptions import Conflict
         from google.cloud import bigquery
 

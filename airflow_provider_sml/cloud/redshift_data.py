@@ -93,7 +93,7 @@ class RedshiftDataJob(Adapter):
         progress = (f"{done} of {len(parts)} statements done",) if parts and state is JobState.RUNNING else ()
         if state is not JobState.FAILED:
             return JobStatus(state, progress=progress)
-        failed = next((part for part in parts if part["Status"] == "FAILED"), {})
+        failed: dict[str, Any] = next((part for part in parts if part["Status"] == "FAILED"), {})
         message = failed.get("Error") or told.get("Error") or "Redshift gave no reason"
         differs = bool(self.differs) and (self.differs in message or self.differs in failed.get("QueryString", ""))
         where = f" in {failed['QueryString'][:80]!r}" if failed.get("QueryString") and not differs else ""
@@ -103,7 +103,7 @@ class RedshiftDataJob(Adapter):
     def result(self, job_id: str) -> dict[str, Any]:
         """What it took: milliseconds of the statements' own time, and bytes of results."""
         told = self._client().describe_statement(Id=job_id)
-        copied = next((part for part in told.get("SubStatements", []) if part["QueryString"].startswith("COPY")), {})
+        copied: dict[str, Any] = next((part for part in told.get("SubStatements", []) if part["QueryString"].startswith("COPY")), {})
         return {
             "job": job_id,
             "statements": len(told.get("SubStatements", [])),

@@ -80,7 +80,7 @@ class PublishWarehouseOperator(RemoteJobOperator):
         if isinstance(place, RemoteWarehouse):
             with tempfile.TemporaryDirectory(prefix="warehouse-") as scratch:
                 self._scratch = Path(scratch)
-                return super().run(context)  # type: ignore[no-any-return]
+                return super().run(context)
         rows = self._rows()
         publication = rows.publication(SnapshotRef.load(self.snapshot), self.cluster_by)
         total = place.publish(publication, rows)
