@@ -105,7 +105,7 @@ class BigQueryPublishJob(Adapter):
         return self._ended(publish, "publishing") or JobStatus(JobState.SUCCEEDED)
 
     def result(self, job_id: str) -> dict[str, Any]:
-        """Rows, and what it cost: bytes read from the files (free), bytes billed and slot-milliseconds of the script."""
+        """Rows, and what it cost: bytes loaded (free of charge), bytes billed and slot-milliseconds of the script."""
         client = self._client()
         load, publish = self._find(client, f"{job_id}-load"), self._find(client, f"{job_id}-publish")
         if load is None or publish is None:
@@ -183,7 +183,12 @@ class BigQueryPublishJob(Adapter):
             staging.encryption_configuration = bigquery.EncryptionConfiguration(self.kms_key)
             config.destination_encryption_configuration = staging.encryption_configuration
         client.create_table(staging, exists_ok=True)
-        place: dict[str, Any] = {"job_id": f"{job_id}-load", "location": self.location, "project": self.project, "job_config": config}
+        place: dict[str, Any] = {
+            "job_id": f"{job_id}-load",
+            "location": self.location,
+            "project": self.project,
+            "job_config": config,
+        }
         with contextlib.suppress(Conflict):  # the reply to an earlier request was lost: the job is ours and runs
             if self.uris:
                 client.load_table_from_uri(self.uris, staging.reference, **place)
@@ -232,5 +237,7 @@ def table_columns(client: bigquery.Client, dataset: str, table: str) -> dict[str
     from google.api_core.exceptions import NotFound
 
     with contextlib.suppress(NotFound):
-        return {column.name: column.field_type for column in client.get_table(f"{client.project}.{dataset}.{table}").schema}
+        return {
+            column.name: column.field_type for column in client.get_table(f"{client.project}.{dataset}.{table}").schema
+        }
     return None

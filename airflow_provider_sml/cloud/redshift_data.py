@@ -103,7 +103,9 @@ class RedshiftDataJob(Adapter):
     def result(self, job_id: str) -> dict[str, Any]:
         """What it took: milliseconds of the statements' own time, and bytes of results."""
         told = self._client().describe_statement(Id=job_id)
-        copied: dict[str, Any] = next((part for part in told.get("SubStatements", []) if part["QueryString"].startswith("COPY")), {})
+        copied: dict[str, Any] = next(
+            (part for part in told.get("SubStatements", []) if part["QueryString"].startswith("COPY")), {}
+        )
         return {
             "job": job_id,
             "statements": len(told.get("SubStatements", [])),

@@ -53,7 +53,9 @@ class WarehouseOptions:
 class RemoteWarehouse:
     """A warehouse that a remote job publishes to."""
 
-    def job(self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]) -> Adapter:
+    def job(
+        self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]
+    ) -> Adapter:
         """The job of a publish.
 
         :param name: of the job.
@@ -74,7 +76,9 @@ class BigQueryPlace(RemoteWarehouse):
     connection: str
     options: WarehouseOptions
 
-    def job(self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]) -> Adapter:
+    def job(
+        self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]
+    ) -> Adapter:
         """Load, then publish; rows that are not on Cloud Storage are uploaded as one file."""
         require("google.cloud.bigquery", "google")
         from airflow_provider_sml.cloud.bigquery import BigQueryPublishJob, table_columns
@@ -120,7 +124,9 @@ class RedshiftPlace(RemoteWarehouse):
     db_user: str | None
     secret_arn: str | None
 
-    def job(self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]) -> Adapter:
+    def job(
+        self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]
+    ) -> Adapter:
         """COPY and publish in one transaction."""
         require("boto3", "amazon")
         from dataclasses import replace

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class PublishWarehouseOperator(RemoteJobOperator):
     """Brings the days of a snapshot into the warehouse: all of them in one transaction, or nothing.
 
-    The table is created, partitioned by day (sorted, where there are no partitions), or gets the snapshot's new columns;
-    a column of another type is refused. The transaction compares number and checksum of the rows with the lake's and is
-    undone when they differ. A retry attaches to the remote job that runs already, and publishing again changes nothing.
+    The table is created, partitioned by day (sorted, where there are no partitions), or gets the snapshot's new
+    columns; a column of another type is refused. The transaction compares number and checksum of the rows with the
+    lake's and is undone when they differ. A retry attaches to the remote job that runs already, and publishing again
+    changes nothing.
 
     :param snapshot: what ``PublishPartitionsOperator`` gave.
     :param dataset: the columns of the table: a ``Dataset``, or its keys as a dictionary.
@@ -103,7 +104,9 @@ class PublishWarehouseOperator(RemoteJobOperator):
 
     def _made(self, cost: dict[str, Any]) -> WarehouseRef:
         ref = SnapshotRef.load(self.snapshot)
-        told = ", ".join(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in cost.items())
+        told = ", ".join(
+            f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in cost.items()
+        )
         self.log.info("%s: %s rows, equal to the lake's, in %s (%s)", ref.table, f"{ref.rows:,}", self.warehouse, told)
         return WarehouseRef(self.warehouse, ref.table, ref.snapshot_id, ref.first, ref.last, ref.rows, cost)
 

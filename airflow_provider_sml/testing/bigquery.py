@@ -146,13 +146,9 @@ class BigQueryServer:
                     return _json(200, {"kind": "bigquery#jobCancelResponse", "job": self._jobs.get(job_id, {})})
                 if method == "GET" and "/jobs/" in plain and job_id in self._jobs:
                     return _json(200, self._jobs[job_id])
-            reply = self._forward(method, path, headers, body)
-            if method == "PUT" and plain.endswith("/jobs") and reply[0] == 200:
-                # The last piece of an upload; the emulator names its job itself.
-                job = json.loads(reply[2]) | self._uploads[_upload(path)]
-                self._jobs[job["jobReference"]["jobId"]] = job
-                return _json(200, job)
-            return reply
+            if method == "PUT" and plain.endswith("/jobs"):
+                return self._piece(path, headers, body)
+        return self._forward(method, path, headers, body)
 
     def _insert(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         described = _described(headers, body)
@@ -178,9 +174,18 @@ class BigQueryServer:
             self._jobs[job_id] = json.loads(reply[2])
         return reply
 
-    def _run(
-        self, job_id: str, path: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _piece(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        """A piece of an upload. The emulator names its job itself, and forgets an upload that has come to its end."""
+        upload = self._uploads[_upload(path)]
+        job_id = upload["jobReference"]["jobId"]
+        if job_id not in self._jobs:
+            reply = self._forward("PUT", path, headers, body)
+            if reply[0] != 200:
+                return reply
+            self._jobs[job_id] = json.loads(reply[2]) | upload
+        return _json(200, self._jobs[job_id])
+
+    def _run(self, job_id: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         described = _described(headers, body)
         load = described.get("configuration", {}).get("load", {})
         if load.get("sourceUris"):
@@ -259,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are in ``requests``; nothing is printed."""
@@ -314,7 +319,11 @@ def bigquery_server(storage: str | None = None) -> Iterator[BigQueryServer]:
     rest, grpc = free_port(), free_port()
     root = Path(tempfile.mkdtemp(prefix="bigquery-"))
     env = {k: v for k, v in os.environ.items() if not k.startswith("BQEMU_") and k != "PYTHONPATH"}
-    env |= {"BQEMU_GCS_LOCAL_ROOT": str(root), "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false", "BQEMU_METRICS_ENABLED": "false"}
+    env |= {
+        "BQEMU_GCS_LOCAL_ROOT": str(root),
+        "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",
+        "BQEMU_METRICS_ENABLED": "false",
+    }
     command = [
         program, "start", "--rest-port", str(rest), "--grpc-port", str(grpc), "--ephemeral", "--project", PROJECT,
         "--log-level", "error",

@@ -129,5 +129,3 @@ class BigQueryWarehouse:
             f"VALUES ({logged}, DATETIME(CURRENT_TIMESTAMP(), 'UTC'))",
             "COMMIT TRANSACTION",
         ]
-
-

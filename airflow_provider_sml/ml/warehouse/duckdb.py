@@ -60,7 +60,9 @@ class DuckDBWarehouse:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(name, 'duckdb')} {types[name]}")
             connection.execute(f"DELETE FROM {within}")
             with rows.view(connection) as (_, source):
-                connection.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM {source}{self._order(publication)}")
+                connection.execute(
+                    f"INSERT INTO {table} ({names}) SELECT {names} FROM {source}{self._order(publication)}"
+                )
             found = connection.execute(tally_sql(publication.columns, "duckdb", within)).fetchone()
             assert found is not None
             tally = read_tally(found)
@@ -121,7 +123,8 @@ class DuckDBWarehouse:
 
 def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> dict[str, str] | None:
     found = connection.execute(
-        "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? AND NOT internal ORDER BY column_index",
+        "SELECT column_name, data_type FROM duckdb_columns() "
+        "WHERE table_name = ? AND NOT internal ORDER BY column_index",
         [table],
     ).fetchall()
     return dict(found) or None

@@ -51,7 +51,9 @@ class Publication:
         unknown = [name for name in self.cluster_by if name not in names]
         if unknown:
             raise ConfigurationError(
-                f"warehouse.cluster_by of {self.table}", expected=f"some of {', '.join(sorted(names))}", found=unknown[0]
+                f"warehouse.cluster_by of {self.table}",
+                expected=f"some of {', '.join(sorted(names))}",
+                found=unknown[0],
             )
         if self.tally.rows != self.snapshot.rows:
             raise DataError(
@@ -125,7 +127,8 @@ class LakeRows:
             return {}
         with self.view() as (connection, _):
             found = connection.execute(
-                "SELECT file_name, list(name ORDER BY column_id) FROM parquet_schema(?) WHERE type IS NOT NULL GROUP BY 1",
+                "SELECT file_name, list(name ORDER BY column_id) FROM parquet_schema(?) "
+                "WHERE type IS NOT NULL GROUP BY 1",
                 [self.paths],
             ).fetchall()
         columns = {path: tuple(names) for path, names in found}
@@ -141,7 +144,9 @@ class LakeRows:
             connection.execute(f"COPY (SELECT * FROM {source}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
 
     @contextlib.contextmanager
-    def view(self, connection: duckdb.DuckDBPyConnection | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    def view(
+        self, connection: duckdb.DuckDBPyConnection | None = None
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
         """A connection and what to write after FROM in it.
 
         :param connection: one to use; a new one in memory when None.
@@ -160,7 +165,9 @@ class LakeRows:
     def _select(self, connection: duckdb.DuckDBPyConnection) -> str:
         paths = ", ".join("'" + path.replace("'", "''") + "'" for path in self.paths)
         source = f"read_parquet([{paths}], union_by_name=true, hive_partitioning=false)"
-        found = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()} if paths else set()
+        found = (
+            {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()} if paths else set()
+        )
         chosen = ", ".join(
             f"CAST({identifier(name, 'duckdb') if physical(name) in found else 'NULL'} AS {SQL_TYPES['duckdb'][kind]}) "
             f"AS {identifier(name, 'duckdb')}"

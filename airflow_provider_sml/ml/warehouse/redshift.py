@@ -1,9 +1,9 @@
 """Redshift as the warehouse: the statements of one transaction, compiled; nothing is run here.
 
-COPY reads the lake's files from S3 into a temporary table, by a manifest that lists exactly the snapshot's files, so that
-nothing else in their folder can get in. The same transaction then deletes the days, inserts the rows, compares number
-and checksum with the lake's and logs the publish. Redshift has no ASSERT: where they differ, a text that is no number
-is cast to one, which fails with that text and rolls all of it back.
+COPY reads the lake's files from S3 into a temporary table, by a manifest that lists exactly the snapshot's files, so
+that nothing else in their folder can get in. The same transaction then deletes the days, inserts the rows, compares
+number and checksum with the lake's and logs the publish. Redshift has no ASSERT: where they differ, a text that is no
+number is cast to one, which fails with that text and rolls all of it back.
 
 Parquet is copied by position, so a temporary table has the files' columns in the files' order; files that were written
 before a column was added have one of their own. The table is sorted by
@@ -103,8 +103,8 @@ class RedshiftWarehouse:
             f"FROM ({tally_sql(publication.columns, 'redshift', within)}) AS tally"
         )
         logged = (
-            f"{_text(publication.table)}, {first}, {last}, {publication.snapshot.snapshot_id}, {publication.tally.rows}, "
-            f"{_text(publication.tally.checksum)}, getdate()"
+            f"{_text(publication.table)}, {first}, {last}, {publication.snapshot.snapshot_id}, "
+            f"{publication.tally.rows}, {_text(publication.tally.checksum)}, getdate()"
         )
         found.append(
             f"INSERT INTO {self.name(PUBLISHES)} ({', '.join(_name(name) for name, _ in PUBLISHES_COLUMNS)}) "
