@@ -59,6 +59,7 @@ def _column_uses(spec: PipelineSpec) -> Iterator[tuple[Place, list[str], list[st
         yield ("gate", "baseline", "by"), spec.gate.baseline.by, told_apart
     if spec.gate.slices:
         yield ("gate", "slices", "by"), spec.gate.slices.by, told_apart
+    yield ("warehouse", "cluster_by"), spec.warehouse.cluster_by, stored
     compared = spec.monitor.columns
     if isinstance(compared, LeaveOut):
         yield ("monitor", "columns", "leave_out"), compared.leave_out, list(spec.features)

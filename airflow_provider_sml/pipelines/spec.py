@@ -42,7 +42,8 @@ class Places(Strict):
 
     :param landing: folder that upstream systems write to.
     :param lake: folder of the lake, or a connection of type ``sml_lake``.
-    :param warehouse: DuckDB file; null for none.
+    :param warehouse: DuckDB file, ``bigquery://PROJECT/DATASET``, or the id of a connection to BigQuery or Redshift;
+        null for none.
     :param mlflow: folder of the embedded store, a server's address, or a connection of type ``mlflow``.
     :param endpoints: folder for the state, logs and prediction logs of local endpoints.
     :param reports: folder of the HTML reports.
@@ -54,6 +55,24 @@ class Places(Strict):
     mlflow: str = "include/data/mlflow"
     endpoints: str = "include/data/endpoints"
     reports: str = "include/reports"
+
+
+class Warehouse(Strict):
+    """How the warehouse's table is made; where it is stands in ``places.warehouse``.
+
+    :param cluster_by: columns that readers filter by, the most used first: BigQuery's clustering (the first four),
+        Redshift's sort key, the order of rows in DuckDB.
+    :param location: region of the BigQuery dataset, such as ``EU``; BigQuery finds it out when null.
+    :param kms: full name of the Cloud KMS key that encrypts BigQuery's tables.
+    :param labels: on BigQuery's tables and jobs, for the bill.
+    :param max_bytes: a publish to BigQuery fails before it is billed more bytes than this.
+    """
+
+    cluster_by: list[Name] = []
+    location: str | None = None
+    kms: str | None = None
+    labels: dict[str, str] = {}
+    max_bytes: Whole | None = Field(default=None, ge=1)
 
 
 class Sample(Strict):
@@ -337,6 +356,7 @@ class PipelineSpec(Strict):
     :param gate: what a version must fulfil to be deployed.
     :param deploy: where a version that passed is served.
     :param monitor: how each night is judged.
+    :param warehouse: how the warehouse's table is made.
     :param alerts: who is told when a task has failed, or when nights have drifted.
     :param schedule: when the DAGs run.
     """
@@ -356,6 +376,7 @@ class PipelineSpec(Strict):
     gate: Gate = Gate()
     deploy: Deploy = Deploy()
     monitor: Monitor = Monitor()
+    warehouse: Warehouse = Warehouse()
     alerts: list[EmailAlert | SlackAlert] = []
     schedule: Schedule = Schedule()
 

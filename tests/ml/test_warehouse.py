@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_provider_sml.errors import DataError, SmlError
+from airflow_provider_sml.errors import ConfigurationError, DataError, SmlError
 from airflow_provider_sml.ml.contract import PARTITION
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.warehouse import LakeRows
@@ -83,12 +83,53 @@ def test_a_new_column_is_null_before(lake, warehouse):
     assert ask(warehouse, "SELECT tip, count(*) FROM orders GROUP BY 1 ORDER BY 1") == [(1.5, 4), (None, 5)]
 
 
+def test_one_other_value_changes_nothing(lake, warehouse):
+    """As many rows, but not the same: the checksum tells."""
+    follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 50)}))
+    snapshot = publish(lake, {DAY: stored_day(DAY, 50)})
+    rows = LakeRows(lake.files("orders", snapshot.snapshot_id, DAY, DAY), DATASET.table_columns)
+    publication = rows.publication(snapshot)
+    table = pq.ParquetFile(rows.paths[0]).read()
+    weights = table.column("weight").to_pylist()
+    place = table.column_names.index("weight")
+    pq.write_table(table.set_column(place, "weight", pa.array([weights[0] + 1e-9, *weights[1:]])), rows.paths[0])
+    with pytest.raises(DataError, match=rf"of checksum {publication.tally.checksum}; found: 50 rows of checksum"):
+        warehouse.publish(publication, rows)
+    assert ask(warehouse, "SELECT count(*) FROM sml_publishes") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [({"weight": "string"}, "weight VARCHAR"), ({"weight": None}, "weight gone")],
+    ids=["another type", "a removed column"],
+)
+def test_another_table_is_refused(lake, warehouse, changed, found):
+    follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 50)}))
+    columns = [(n, changed.get(n, k)) for n, k in DATASET.table_columns if changed.get(n, k)]
+    with pytest.raises(DataError, match=rf"other columns than the lake's(.|\n)*weight DOUBLE; found: {found}"):
+        follow(warehouse, lake, publish(lake, {NEXT: stored_day(NEXT, 5)}), columns)
+    assert days(warehouse) == {DAY: 50}
+
+
+def test_rows_are_ordered_by_what_readers_filter_by(lake, warehouse):
+    snapshot = publish(lake, {DAY: stored_day(DAY, 50), NEXT: stored_day(NEXT, 40)})
+    rows = LakeRows(lake.files("orders", snapshot.snapshot_id), DATASET.table_columns)
+    warehouse.publish(rows.publication(snapshot, ["shop"]), rows)
+    found = ask(warehouse, f"SELECT {PARTITION}, shop FROM orders")
+    assert found == sorted(found)
+    with pytest.raises(ConfigurationError, match=r"cluster_by(.|\n)*found: shup"):
+        rows.publication(snapshot, ["shup"])
+
+
 def test_counts_that_differ_change_nothing(lake, warehouse):
     follow(warehouse, lake, publish(lake, {DAY: stored_day(DAY, 50), NEXT: stored_day(NEXT, 40)}))
     snapshot = publish(lake, {DAY: stored_day(DAY, 60), NEXT: stored_day(NEXT, 60)})
-    some = lake.files("orders", snapshot.snapshot_id, DAY, DAY)
-    with pytest.raises(DataError, match=rf"differ(.|\n)*120 rows, as in snapshot {snapshot.snapshot_id}; found: 60"):
-        warehouse.publish(snapshot, some, DATASET.table_columns)
+    some = LakeRows(lake.files("orders", snapshot.snapshot_id, DAY, DAY), DATASET.table_columns)
+    with pytest.raises(DataError, match=r"not what its publish counted(.|\n)*120 rows(.|\n)*found: 60"):
+        some.publication(snapshot)
+    whole = LakeRows(lake.files("orders", snapshot.snapshot_id), DATASET.table_columns)
+    with pytest.raises(DataError, match=rf"differ(.|\n)*120 rows, as in snapshot {snapshot.snapshot_id}, of checksum"):
+        warehouse.publish(whole.publication(snapshot), some)
     assert days(warehouse) == {DAY: 50, NEXT: 40}
     assert ask(warehouse, "SELECT count(*) FROM sml_publishes") == [(1,)]
 

@@ -104,8 +104,10 @@ def tally_sql(columns: Sequence[tuple[str, Type]], engine: Engine, source: str) 
     sizes = "".join(f", {_size(name, syntax)} AS size_{number}" for number, name in doubles)
     step = f"CAST({_STEP!r} AS {syntax.double})"
     fractions = "".join(f", (size_{n} - floor(size_{n})) * {step} AS fraction_{n}" for n, _ in doubles)
+    carried = ", ".join(name for name, _ in named)
     for layer in (sizes, fractions):
-        source = f"(SELECT *{layer} FROM {source}) AS layer" if layer else source
+        source = f"(SELECT {carried}{layer} FROM {source}) AS layer" if layer else source
+        carried += "".join(f", size_{number}" for number, _ in doubles)
     parts = [syntax.unhex(f"substr(row_hash, {1 + number * _DIGITS}, {_DIGITS})") for number in range(_PARTS)]
     sums = ", ".join(f"coalesce(sum({part}), 0) AS sum_{number}" for number, part in enumerate(parts))
     return f"SELECT count(*) AS row_count, {sums} FROM (SELECT {syntax.md5(row)} AS row_hash FROM {source}) AS hashed"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml.expressions import SQL_TYPES, Type, identifier, physical
 from airflow_provider_sml.ml.lake import LakeFile
+from airflow_provider_sml.ml.storage import register_stores
 from airflow_provider_sml.ml.warehouse.checksum import Tally, read_tally, tally_sql
 from airflow_provider_sml.refs import SnapshotRef
 
@@ -155,6 +156,7 @@ class LakeRows:
 
         with contextlib.nullcontext(connection) if connection else duckdb.connect() as opened:
             name = "lake_rows"
+            register_stores(opened, self.paths[:1])
             opened.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._select(opened)}")
             try:
                 yield opened, name
