@@ -14,6 +14,7 @@ from airflow_provider_sml.hooks.warehouse import RemoteWarehouse, WarehouseHook,
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.operators.base import run_key
+from airflow_provider_sml.operators.openlineage import Data, table
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import SnapshotRef, WarehouseRef
 
@@ -101,6 +102,16 @@ class PublishWarehouseOperator(RemoteJobOperator):
     def finish(self, context: Context, result: dict[str, Any]) -> WarehouseRef:
         """What was published, and what it cost."""
         return self._made({key: value for key, value in result.items() if value is not None})
+
+    def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
+        """The snapshot, and its table in the warehouse."""
+        ref = SnapshotRef.load(self.snapshot)
+        columns = Dataset.load(self.dataset).table_columns
+        version = str(ref.snapshot_id)
+        return (
+            [table(ref.lake, ref.table, rows=ref.rows, version=version, columns=columns)],
+            [Data(self.warehouse, ref.table, rows=ref.rows, version=version, columns=columns)],
+        )
 
     def _made(self, cost: dict[str, Any]) -> WarehouseRef:
         ref = SnapshotRef.load(self.snapshot)

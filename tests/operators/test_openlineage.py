@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from airflow_provider_sml.operators.deployment import DeployModelOperator
-from airflow_provider_sml.operators.etl import PublishPartitionsOperator, PublishWarehouseOperator, SparkEtlOperator
+from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.monitoring import ScorePartitionsOperator
 from airflow_provider_sml.operators.openlineage import Data
 from airflow_provider_sml.operators.sampling import SampleOperator
 from airflow_provider_sml.operators.training import RegisterModelOperator, TrainXGBoostOperator
+from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.refs import ModelRef, ModelVersionRef, SampleRef, SnapshotRef, StagedRef
 from tests import shops
 

@@ -7,7 +7,7 @@ import pytest
 from airflow_provider_sml.get_provider_info import get_provider_info
 from airflow_provider_sml.links import pages
 from airflow_provider_sml.operators.deployment import DeployModelOperator
-from airflow_provider_sml.operators.etl import PublishPartitionsOperator, PublishWarehouseOperator, SparkEtlOperator
+from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.monitoring import (
     DriftReportOperator,
     RequestRetrainingOperator,
@@ -20,6 +20,7 @@ from airflow_provider_sml.operators.training import (
     RegisterModelOperator,
     TrainXGBoostOperator,
 )
+from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.refs import (
     EndpointRef,
     EvaluationRef,
