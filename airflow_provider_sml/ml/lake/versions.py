@@ -146,10 +146,11 @@ def _rows(lake: Lake, table: str, old: list[str], new: list[str], key: Sequence[
         same = " AND ".join(
             f"a.{identifier(n, 'duckdb')} IS NOT DISTINCT FROM r.{identifier(n, 'duckdb')}" for n in key
         )
-        [(both,)] = connection.execute(
-            f"SELECT count(*) FROM added a WHERE EXISTS (SELECT 1 FROM removed r WHERE {same})"
+        [(both, gone)] = connection.execute(
+            f"SELECT (SELECT count(*) FROM added a WHERE EXISTS (SELECT 1 FROM removed r WHERE {same})), "
+            f"(SELECT count(*) FROM removed r WHERE NOT EXISTS (SELECT 1 FROM added a WHERE {same}))"
         ).fetchall()
-        return more - both, less - both, int(both)
+        return more - int(both), int(gone), int(both)
 
 
 def _count(relation: Any) -> int:
