@@ -15,7 +15,7 @@ import importlib
 import re
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from airflow_provider_sml.errors import ConfigurationError, JobError, SmlError
 
@@ -43,12 +43,16 @@ class JobStatus:
     :param message: what the service says, for a person; the reason when it failed.
     :param progress: new lines of its output, for the task log.
     :param configuration: whether the failure is one that a retry cannot mend.
+    :param again: whether the failed job is to be submitted again at once: there is another machine that it can try.
+    :param leftover: whether the failed job has left something that ``cancel`` removes.
     """
 
     state: JobState
     message: str = ""
     progress: tuple[str, ...] = ()
     configuration: bool = False
+    again: bool = False
+    leftover: bool = False
 
 
 class RemoteJob(Protocol):
@@ -74,10 +78,11 @@ class RemoteJob(Protocol):
 class Step:
     """What to do next.
 
-    :param action: ``wait``, ``done`` or ``fail``.
+    :param action: ``wait``, ``done``, ``fail``, or ``again``: submit the job anew and go on with that one.
     :param message: why, for a person.
     :param retryable: whether a retry may mend it.
     :param cancel: whether the job is to be cancelled first.
+    :param settled: whether the job has ended, so that cancelling it only removes what it left.
     :param news: lines of the job's output that were not told before.
     """
 
@@ -85,6 +90,7 @@ class Step:
     message: str = ""
     retryable: bool = True
     cancel: bool = False
+    settled: bool = False
     news: tuple[str, ...] = ()
 
 
@@ -120,7 +126,10 @@ class JobWatch:
         if outcome.state.final:
             said = f": {outcome.message}" if outcome.message else ""
             message = f"job {self.name} {outcome.state}{said}"
-            return Step("fail", message, retryable=not outcome.configuration, news=news)
+            if outcome.again and not late:
+                return Step("again", message, news=(*news, f"{message}. It is submitted again."))
+            retryable, leftover = not outcome.configuration, outcome.leftover
+            return Step("fail", message, retryable, cancel=leftover, settled=leftover, news=news)
         if late:
             message = f"job {self.name} was still {outcome.state} at its deadline"
             return Step("fail", message, cancel=True, news=news)
@@ -146,13 +155,40 @@ def settle(step: Step, job: RemoteJob, job_id: str) -> Step:
     try:
         job.cancel(job_id)
     except Exception as error:
-        return replace(step, message=f"{step.message}; it could not be cancelled and may run on: {error}")
+        what = "what it left could not be removed" if step.settled else "it could not be cancelled and may run on"
+        return replace(step, message=f"{step.message}; {what}: {error}")
+    if step.settled:
+        return step
     return replace(step, message=f"{step.message}; it was cancelled")
+
+
+class Clients(Protocol):
+    """Makes the clients of a service's libraries, with credentials that no adapter holds."""
+
+    def client(self, service: str, fresh: bool = False) -> Any:
+        """A client.
+
+        :param service: which one, in the words of the library.
+        :param fresh: make it anew, with new credentials.
+        """
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Base of the adapters: makes them again from their path and their JSON values."""
+    """Base of the adapters: makes them again from their path and their JSON values.
+
+    An adapter of a cloud names its ``provider`` and the id of its ``connection``; who runs it connects it to clients
+    of that connection. The clients are no part of what is described.
+    """
+
+    provider: ClassVar[str] = ""
+    clients: ClassVar[Clients | None] = None
+
+    def connect(self, clients: Clients) -> Self:
+        """This adapter, with clients."""
+        connected = replace(self)
+        object.__setattr__(connected, "clients", clients)
+        return connected
 
     def describe(self) -> dict[str, Any]:
         """The adapter as JSON, for a trigger."""

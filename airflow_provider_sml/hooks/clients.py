@@ -1,0 +1,69 @@
+"""Clients of the clouds for adapters, made from Airflow's connections by the official providers' public hooks.
+
+An adapter holds the id of a connection and nothing of its secrets. Clients are kept for some minutes, because making
+one takes a tenth of a second of a processor and a triggerer may watch a thousand jobs; a changed connection is noticed
+after that time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from airflow_provider_sml.cloud.remote_job import Adapter, Clients
+from airflow_provider_sml.errors import require
+
+_KEPT_SECONDS = 600.0
+_lock = threading.Lock()
+_kept: dict[tuple[str, str, str], tuple[float, Any]] = {}
+
+
+class AwsHookClients:
+    """Clients of an AWS connection.
+
+    :param connection: its id.
+    :param region: the region; the connection's when empty.
+    """
+
+    def __init__(self, connection: str, region: str = "") -> None:
+        self.connection, self.region = connection, region
+
+    def client(self, service: str, fresh: bool = False) -> Any:
+        """A client, kept for some minutes.
+
+        :param service: as boto3 calls it.
+        :param fresh: make it anew, with new credentials.
+        """
+        key, now = (self.connection, self.region, service), time.monotonic()
+        with _lock:
+            made, client = _kept.get(key, (-_KEPT_SECONDS, None))
+            if fresh or client is None or now - made > _KEPT_SECONDS:
+                client = self._make(service)
+                _kept[key] = (now, client)
+        return client
+
+    def _make(self, service: str) -> Any:
+        require("airflow.providers.amazon", "amazon")
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+        hook = AwsBaseHook(aws_conn_id=self.connection or None, client_type=service, region_name=self.region or None)
+        return hook.get_client_type()
+
+
+def connected(job: Any) -> Any:
+    """An adapter with the clients of its connection; one that needs none is given back as it is.
+
+    :param job: the adapter.
+    """
+    clients: Clients
+    if isinstance(job, Adapter) and job.provider == "aws":
+        clients = AwsHookClients(getattr(job, "connection", ""), getattr(job, "region", ""))
+        return job.connect(clients)
+    return job
+
+
+def forget_clients() -> None:
+    """Drop the clients that are kept, for tests whose servers come and go."""
+    with _lock:
+        _kept.clear()
