@@ -79,6 +79,12 @@ class DeploymentError(SmlError):
     """A deployment did not reach its goal; what served before still serves."""
 
 
+class DeploymentRolledBack(DeploymentError):
+    """A roll-out ended on the old version, which serves on; the new one got no alias. A retry would end the same."""
+
+    retryable = False
+
+
 class ConflictError(SmlError):
     """Another process changed the same thing first; what it made stays, and nothing of this one is visible."""
 

@@ -327,7 +327,7 @@ class EndpointRef(Ref):
     """An endpoint that serves a version.
 
     :param name: endpoint.
-    :param target: where it runs: ``local``.
+    :param target: where it runs: ``local`` or ``sagemaker``.
     :param url: address of ``POST /invocations``.
     :param model: registered model.
     :param version: the version it serves.
@@ -341,6 +341,39 @@ class EndpointRef(Ref):
     model: str
     version: str
     parity_rows: int
+
+
+@dataclass(frozen=True)
+class TrainingJobRef(Ref):
+    """A training job that ended well in a cloud, with what it cost.
+
+    :param job: its name.
+    :param model: address of the artefact that it left.
+    :param instance: machine type.
+    :param count: machines.
+    :param spot: whether they were spot machines.
+    :param started: when training began, ISO 8601.
+    :param ended: when it ended.
+    :param training_seconds: seconds of training.
+    :param billable_seconds: seconds that are billed.
+    :param interruptions: how often spot machines were taken away.
+    :param savings_percent: ``(1 - billable / training) x 100``, AWS's formula.
+    :param cost_usd: estimate from the table of prices; None when it holds no price for the machine.
+    """
+
+    kind: ClassVar[str] = "training_job"
+    job: str
+    model: str
+    instance: str
+    count: int
+    spot: bool
+    started: str
+    ended: str
+    training_seconds: int
+    billable_seconds: int
+    interruptions: int
+    savings_percent: float
+    cost_usd: float | None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from airflow_provider_sml.errors import DeploymentError, JobError
 _SERVICE, _SCALING = "sagemaker", "application-autoscaling"
 _BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 _PREVIOUS = "sml-previous"
+#: Seconds between looks where something is waited for inside a verb.
+POLL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +144,11 @@ class SageMakerRollout(AwsJob):
                 self.call(_SERVICE, "update_endpoint", EndpointName=self.name, EndpointConfigName=previous)
             else:
                 self.call(_SERVICE, "delete_endpoint", EndpointName=self.name)
-        for _ in range(max(1, int(within / 5))):
+        for _ in range(max(1, int(within / POLL_SECONDS))):
             found = self.endpoint()
             if found is None or found["EndpointStatus"] not in _BUSY:
                 break
-            sleep(5.0)
+            sleep(POLL_SECONDS)
         serving = found["EndpointConfigName"] if found else ""
         if serving != previous:
             raise DeploymentError(
@@ -258,7 +260,7 @@ class SageMakerRollout(AwsJob):
         for _ in range(60):
             if self.endpoint() is None:
                 return
-            time.sleep(1.0)
+            time.sleep(POLL_SECONDS)
         raise JobError(f"the failed endpoint {self.name} is still being deleted", todo="a retry goes on")
 
     def _quietly(self, operation: str, **params: Any) -> None:

@@ -1,20 +1,28 @@
-"""From a version to an endpoint that serves it."""
+"""From a version to an endpoint that serves it: on this machine, or in a cloud by a target of its own.
+
+The alias moves last, after the endpoint serves the version and has given the stored scores. What fails before leaves
+the old version serving, and nothing new behind.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
 
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure
+from airflow_provider_sml.errors import ConfigurationError, DeploymentRolledBack, JobError, SmlError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import GateLink, MlflowLink, ModelLink
-from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
+from airflow_provider_sml.operators.base import announce, lineage, run_key, sample_of
+from airflow_provider_sml.operators.deployment_targets import Deployment, Target
+from airflow_provider_sml.operators.deployment_targets import target as target_of
+from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import EndpointRef, ModelVersionRef
 
 if TYPE_CHECKING:
@@ -23,23 +31,32 @@ if TYPE_CHECKING:
     from airflow_provider_sml.ml.registry import Registry
 
 
-class DeployModelOperator(SmlOperator):
-    """Deploys a version to the local scoring server and makes it the champion.
+class DeployModelOperator(RemoteJobOperator):
+    """Deploys a version and makes it the champion.
 
-    The new server starts beside the old one; it takes over only after it is healthy and gives the stored model's scores
-    on stored rows. When anything fails, the old one serves on and no alias moves. A repeat finds the version serving
-    and only mends the alias.
+    The new version takes over only when it serves, and the alias moves only when it gives the stored model's scores on
+    stored rows through the endpoint. When anything fails the old one serves on, no alias moves, and what was made new
+    is deleted. A repeat finds the version serving and only mends the alias.
+
+    On this machine the new server starts beside the old one. In a cloud a roll-out (canary, linear, ...) is a remote
+    job: it survives a crash of the task, and can be waited for in the triggerer. A version that is only tried beside
+    the champion (``mode`` ab or shadow in the settings) gets no alias.
 
     :param name: registered model.
     :param version: version number, or the output of a task that registered it; the challenger when empty.
-    :param port: port of the endpoint on the loopback interface.
+    :param target: ``local``, or one of ``deployment_targets.TARGETS``.
+    :param settings: of that target; for ``sagemaker`` see ``deployment_targets.sagemaker``.
+    :param port: port of a local endpoint on the loopback interface.
     :param endpoint: name of the endpoint; the model's when None.
     :param parity_rows: stored rows whose scores must agree.
     :param mlflow: address or folder of MLflow, or the id of its connection.
-    :param endpoints: folder for the state and logs of local endpoints.
+    :param endpoints: folder for the state and logs of local endpoints, and for models on their way to a cloud.
+    :param plan: print the exact calls and the estimated cost, and change nothing; not for ``local``.
     """
 
-    template_fields: Sequence[str] = ("name", "version", "port", "endpoint", "mlflow", "endpoints")
+    template_fields: Sequence[str] = (
+        "name", "version", "target", "settings", "port", "endpoint", "mlflow", "endpoints",
+    )  # fmt: skip
     ui_color = "#c9ead9"
     operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), GateLink(), MlflowLink())
 
@@ -48,38 +65,53 @@ class DeployModelOperator(SmlOperator):
         *,
         name: str,
         version: Any = "",
+        target: str = "local",
+        settings: Mapping[str, Any] | None = None,
         port: int | str = 8500,
         endpoint: str | None = None,
         parity_rows: int = 200,
         mlflow: str = MlflowHook.default_conn_name,
         endpoints: str | None = None,
+        plan: bool = False,
+        poll_interval: float = 15.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(poll_interval=poll_interval, **kwargs)
         self.name = name
         self.version = version
+        self.target = target
+        self.settings = settings or {}
         self.port = port
         self.endpoint = endpoint
         self.parity_rows = parity_rows
         self.mlflow = mlflow
         self.endpoints = endpoints
+        self.plan = plan
 
-    def run(self, context: Context) -> EndpointRef:
+    def run(self, context: Context) -> Any:
         """Roll the version out, then move the alias."""
-        from airflow_provider_sml.ml.registry import CHAMPION
+        if self.plan:
+            from airflow_provider_sml.operators.plan import show
+
+            if self.target == "local":
+                raise ConfigurationError(
+                    "a local deployment has no plan", expected="a target in a cloud", found="target: local"
+                )
+            calls, cost = self._target(context, self._version(self._registry(), context)).plan()
+            return show(self.log, f"endpoint {self.endpoint or self.name}", calls, cost)
+        return self._run_locally(context) if self.target == "local" else super().run(context)
+
+    # --- on this machine ------------------------------------------------------------------------------------------
+
+    def _run_locally(self, context: Context) -> EndpointRef:
         from airflow_provider_sml.ml.serving.local import LocalEndpoint
         from airflow_provider_sml.ml.serving.parity import check_parity
-        from airflow_provider_sml.ml.serving.stored import stored_rows
 
-        registry = MlflowHook(self.mlflow).get_conn()
-        version = self._version(registry)
-        root = Path(self.endpoints or f"{home()}/endpoints")
-        endpoint = LocalEndpoint(root, self.endpoint or self.name, int(self.port))
-        folder = root / endpoint.name / "models" / version.model_id
-        bundle = registry.bundle(version, folder)
-        tags = registry.tags(version)
-        sample = LakeHook(tags.get("lake", "")).place(sample_of(version, tags))
-        rows, scores = stored_rows(bundle, sample, self.parity_rows)
+        registry = self._registry()
+        version = self._version(registry, context)
+        endpoint = LocalEndpoint(self._root(), self.endpoint or self.name, int(self.port))
+        folder = self._folder(version)
+        rows, scores = self._stored(registry, version)
         if endpoint.serves(version.version, version.model_id):
             self.log.info("version %s serves already", version.version)
             checked = check_parity(endpoint.url, rows, scores)
@@ -87,23 +119,107 @@ class DeployModelOperator(SmlOperator):
             with endpoint.start_candidate(folder, self.name, version.version) as candidate:
                 checked = check_parity(candidate.url, rows, scores)
                 candidate.go_live()
-        registry.set_alias(version, CHAMPION)
-        registry.set_tags(version, {"deployed": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")})
-        self.log.info(
-            "%s version %s is the champion and serves at %s; %d of %d stored rows agree", self.name, version.version,
-            endpoint.url, checked.rows, checked.rows,
-        )  # fmt: skip
-        announce(context, {"version": version.version})
-        return EndpointRef(
-            name=endpoint.name,
-            target="local",
-            url=endpoint.url,
+        return self._champion(context, registry, version, endpoint.url, checked.rows)
+
+    # --- in a cloud -----------------------------------------------------------------------------------------------
+
+    def job(self, context: Context) -> Adapter:
+        """The roll-out of the target, with the model brought to it."""
+        registry = self._registry()
+        version = self._version(registry, context)
+        target = self._target(context, version)
+        rollout = target.rollout()
+        registry.bundle(version, self._folder(version))
+        target.upload(self._folder(version))
+        return rollout
+
+    def finish(self, context: Context, result: dict[str, Any]) -> EndpointRef:
+        """Check parity through the endpoint, and take the version back when it fails; then move the alias."""
+        from airflow_provider_sml.ml.serving.parity import compare
+
+        registry = self._registry()
+        version = self._version(registry, context)
+        target = self._target(context, version)
+        compared = 0
+        try:
+            rows, scores = self._stored(registry, version)
+            if target.score(rows[:1]) is not None:
+                compared = compare(target.address(), rows, scores, lambda part: target.score(part) or []).rows
+        except SmlError as error:
+            raise DeploymentRolledBack(
+                f"{self.name} version {version.version} was taken back: endpoint {self.endpoint or self.name} "
+                f"{target.undo(result)}", found=str(error), todo="mend that, and clear this task",
+            ) from error  # fmt: skip
+        if not target.replaces:
+            self.log.info("version %s runs beside the champion; no alias moves", version.version)
+            return self._ref(version, target.address(), compared)
+        return self._champion(context, registry, version, target.address(), compared)
+
+    def failed(self, step: Step) -> JobError | DeploymentRolledBack:
+        """A roll-out that ended on the old version has an error of its own."""
+        return failure(step) if step.retryable else DeploymentRolledBack(step.message)
+
+    def _target(self, context: Context, version: ModelVersionRef) -> Target:
+        deployment = Deployment(
+            endpoint=self.endpoint or self.name,
             model=self.name,
             version=version.version,
-            parity_rows=checked.rows,
+            model_id=version.model_id,
+            settings=self._settings(),
+            tags=lineage(context) | {"model": self.name},
+        )
+        return target_of(self.target, deployment)
+
+    # --- both -----------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> Mapping[str, Any]:
+        return self.settings
+
+    def _registry(self) -> Registry:
+        return MlflowHook(self.mlflow).get_conn()
+
+    def _root(self) -> Path:
+        return Path(self.endpoints or f"{home()}/endpoints")
+
+    def _folder(self, version: ModelVersionRef) -> Path:
+        return self._root() / (self.endpoint or self.name) / "models" / version.model_id
+
+    def _stored(self, registry: Registry, version: ModelVersionRef) -> tuple[list[dict[str, Any]], list[float]]:
+        """Stored rows of the version, and their scores."""
+        from airflow_provider_sml.ml.serving.stored import stored_rows
+
+        bundle = registry.bundle(version, self._folder(version))
+        tags = registry.tags(version)
+        sample = LakeHook(tags.get("lake", "")).place(sample_of(version, tags))
+        return stored_rows(bundle, sample, self.parity_rows)
+
+    def _champion(
+        self, context: Context, registry: Registry, version: ModelVersionRef, url: str, rows: int
+    ) -> EndpointRef:
+        """Make the version the champion."""
+        from airflow_provider_sml.ml.registry import CHAMPION
+
+        registry.set_alias(version, CHAMPION)
+        deployed = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+        registry.set_tags(version, {"deployed": deployed, "withdrawn_by": ""})
+        self.log.info(
+            "%s version %s is the champion and serves at %s; %d of %d stored rows agree", self.name, version.version,
+            url, rows, rows,
+        )  # fmt: skip
+        announce(context, {"version": version.version})
+        return self._ref(version, url, rows)
+
+    def _ref(self, version: ModelVersionRef, url: str, rows: int) -> EndpointRef:
+        return EndpointRef(
+            name=self.endpoint or self.name,
+            target=self.target,
+            url=url,
+            model=self.name,
+            version=version.version,
+            parity_rows=rows,
         )
 
-    def _version(self, registry: Registry) -> ModelVersionRef:
+    def _version(self, registry: Registry, context: Context) -> ModelVersionRef:
         from airflow_provider_sml.ml.registry import CHALLENGER
 
         if self.version and not str(self.version).isdigit():
@@ -131,3 +247,49 @@ class DeployModelOperator(SmlOperator):
                 todo="read its gate report; train another",
             )
         return found
+
+
+class PromoteModelOperator(DeployModelOperator):
+    """Makes a version that was tried beside the champion the one that serves all, alias and endpoint together.
+
+    It is a deployment that replaces what serves, with the settings of the test but its ``mode``. Parameters as those
+    of ``DeployModelOperator``.
+    """
+
+    ui_color = "#b7e1cd"
+
+    def _settings(self) -> Mapping[str, Any]:
+        return {key: value for key, value in self.settings.items() if key != "mode"}
+
+
+class RollbackModelOperator(DeployModelOperator):
+    """Goes back to the version that was the champion before, alias and endpoint together.
+
+    Without ``version`` it is the version that was deployed last before the champion and was not taken back itself. It
+    goes the way of every deployment, parity included. Parameters as those of ``DeployModelOperator``.
+    """
+
+    ui_color = "#f5d6c6"
+
+    def _version(self, registry: Registry, context: Context) -> ModelVersionRef:
+        from airflow_provider_sml.ml.registry import CHAMPION
+
+        if self.version:
+            return super()._version(registry, context)
+        key = "/".join(run_key(context))
+        deployed = {ref.version: (ref, registry.tags(ref)) for ref in registry.deployed(self.name)}
+        for _, tags in deployed.values():
+            if tags.get("withdrawn_by") == key:  # an earlier try of this task has chosen
+                return deployed[tags["withdrawn_for"]][0]
+        champion = registry.version(self.name, alias=CHAMPION)
+        earlier = [
+            ref for ref, tags in deployed.values()
+            if not tags.get("withdrawn_by") and champion is not None and ref.version != champion.version
+        ]  # fmt: skip
+        if champion is None or not earlier:
+            raise ConfigurationError(
+                f"{self.name} has no earlier version to go back to", expected="a version that was deployed before",
+                found=f"only version {champion.version}" if champion else "no champion",
+            )  # fmt: skip
+        registry.set_tags(champion, {"withdrawn_for": earlier[0].version, "withdrawn_by": key})
+        return earlier[0]

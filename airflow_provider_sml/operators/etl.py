@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.cloud.remote_job import Adapter, job_name
-from airflow_provider_sml.cloud.spark_submit import SparkSubmitJob
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.places import home
@@ -18,6 +17,7 @@ from airflow_provider_sml.ml.contract.model import HashPrivacy
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage, run_key
 from airflow_provider_sml.operators.openlineage import Data, parent, table
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
+from airflow_provider_sml.operators.spark import SparkRun, spark_job
 from airflow_provider_sml.refs import SnapshotRef, StagedRef
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ class SparkEtlOperator(RemoteJobOperator):
     :param places: values of the places that paths name, such as ``{"landing": "/data/landing"}``.
     :param lake: location of the lake, or the id of its connection.
     :param table: name of the table; the dataset's when None.
-    :param master: Spark master.
+    :param spark: where Spark runs: ``spark-submit``, or a place in a cloud as ``operators.spark.spark_job`` takes it.
+    :param master: Spark master of spark-submit.
     :param spark_conf: Spark settings, over those that the plan needs.
     """
 
-    template_fields: Sequence[str] = ("first", "last", "places", "lake", "master", "spark_conf")
+    template_fields: Sequence[str] = ("first", "last", "places", "lake", "spark", "master", "spark_conf")
     ui_color = "#fbe9c6"
 
     def __init__(
@@ -51,6 +52,7 @@ class SparkEtlOperator(RemoteJobOperator):
         places: Mapping[str, str] | None = None,
         lake: str = LakeHook.default_conn_name,
         table: str | None = None,
+        spark: str | Mapping[str, Any] = "spark-submit",
         master: str = "local[*]",
         spark_conf: Mapping[str, str] | None = None,
         **kwargs: Any,
@@ -62,6 +64,7 @@ class SparkEtlOperator(RemoteJobOperator):
         self.places = places or {}
         self.lake = lake
         self.table = table
+        self.spark = spark
         self.master = master
         self.spark_conf = spark_conf or {}
 
@@ -80,18 +83,22 @@ class SparkEtlOperator(RemoteJobOperator):
         storage.write(output / "plan.json", json.dumps(compiled))
         self.log.info("%s: %d days from %s to %s, %d files", table, (last - first).days + 1, first, last,
                       len(compiled["paths"]))  # fmt: skip
-        return SparkSubmitJob(
+        run = SparkRun(
             name=name,
-            application=str(Path(plan.__file__).with_name("application.py")),
+            application=Path(plan.__file__).with_name("application.py"),
             arguments=[str(output / "plan.json")],
             work=f"{home()}/jobs" if lake.is_remote else f"{lake.location}/jobs",
             master=self.master,
             conf=plan.SPARK_CONF | lake.spark_conf() | dict(self.spark_conf),
             output={"uri": str(output), "first": first.isoformat(), "last": last.isoformat(), "table": table},
+            tags=lineage(context),
         )
+        return spark_job(run, self.spark)
 
     def secrets(self) -> dict[str, str]:
-        """The keys of hashed columns, by connection, and the credentials of the lake's store."""
+        """The keys of hashed columns, by connection, and on this machine the credentials of the lake's store."""
+        if self.spark != "spark-submit":  # there the job's own role reads the lake
+            return self._privacy_keys()
         return LakeHook(self.lake).get_conn().spark_env() | self._privacy_keys()
 
     def _privacy_keys(self) -> dict[str, str]:
@@ -116,6 +123,11 @@ class SparkEtlOperator(RemoteJobOperator):
         from airflow_provider_sml.ml.lake.audit import Staged
 
         lake = LakeHook(self.lake).get_conn()
+        if usage := result.get("usage"):
+            self.log.info(
+                "%s: %.2f vCPU-hours, %.2f GB-hours, about %.4f USD", usage["job"], usage["vcpu_hours"],
+                usage["gb_hours"], usage["cost_usd"],
+            )  # fmt: skip
         staged = Staged.read(storage.place(result["uri"]))
         for name, found in staged.report["joins"].items():
             for column, count in found["set_to_null"].items():

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, Step, failure, settle
 from airflow_provider_sml.errors import JobError
+from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.base import SmlOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+_SUBMIT_TRIES = 6
 
 
 class RemoteJobOperator(SmlOperator):
@@ -54,11 +57,14 @@ class RemoteJobOperator(SmlOperator):
         """The task's result, from the job's."""
         return result
 
+    def failed(self, step: Step) -> Exception:
+        """The error of a job that failed."""
+        return failure(step)
+
     def run(self, context: Context) -> Any:
         """Submit or attach, then wait."""
-        job: Any = self.job(context)
-        job_id = job.submit(self.secrets())
-        self._running = (job, job_id)
+        job: Any = connected(self.job(context))
+        job_id = self._submit(job)
         if self._killed:  # while it was submitting: Airflow calls on_kill and lets the task go on
             job.cancel(job_id)
             raise JobError(f"job {job.name} was cancelled: the task was killed")
@@ -69,11 +75,27 @@ class RemoteJobOperator(SmlOperator):
 
             trigger = RemoteJobTrigger(job.describe(), job_id, self.poll_interval, until)
             self.defer(trigger=trigger, method_name="resume")
-        self._wait(job, job_id, JobWatch(job.name, until))
+        job_id = self._wait(job, job_id, JobWatch(job.name, until))
         return self.finish(context, job.result(job_id))
 
-    def _wait(self, job: Any, job_id: str, watch: JobWatch) -> None:
-        """Wait until the job has succeeded."""
+    def _submit(self, job: Any) -> str:
+        """Submit, patiently: to submit again under the same name is to attach, so a passing failure is survived."""
+        watch = JobWatch(job.name, max_errors=_SUBMIT_TRIES - 1)
+        while True:
+            try:
+                job_id: str = job.submit(self.secrets())
+            except JobError as error:
+                step = watch.decide(error, time.time())
+                if step.action == "fail" or self._killed:
+                    raise
+                self.log.warning("job %s could not be submitted: %s", job.name, error)
+                time.sleep(self.poll_interval)
+            else:
+                self._running = (job, job_id)
+                return job_id
+
+    def _wait(self, job: Any, job_id: str, watch: JobWatch) -> str:
+        """Wait until the job has succeeded; gives the id of the one that has."""
         while True:
             outcome: Any
             try:
@@ -84,9 +106,11 @@ class RemoteJobOperator(SmlOperator):
             for line in step.news:
                 self.log.info("%s", line)
             if step.action == "done":
-                return
+                return job_id
             if step.action == "fail":
-                raise failure(settle(step, job, job_id))
+                raise self.failed(settle(step, job, job_id))
+            if step.action == "again":
+                job_id = self._submit(job)
             time.sleep(self.poll_interval)
 
     def resume(self, context: Context, event: dict[str, Any]) -> Any:
@@ -95,8 +119,10 @@ class RemoteJobOperator(SmlOperator):
 
     def _resume(self, context: Context, event: dict[str, Any]) -> Any:
         if event["action"] == "fail":
-            raise failure(Step("fail", event["message"], event["retryable"]))
-        job: Any = Adapter.load(event["described"])
+            raise self.failed(Step("fail", event["message"], event["retryable"]))
+        if event["action"] == "again":
+            return self.run(context)
+        job: Any = connected(Adapter.load(event["described"]))
         return self.finish(context, job.result(event["job_id"]))
 
     def on_kill(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, settle
+from airflow_provider_sml.hooks.clients import connected
 
 
 class RemoteJobTrigger(BaseTrigger):
@@ -44,7 +45,7 @@ class RemoteJobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll in a thread, so that a slow service does not block other triggers."""
-        job: Any = Adapter.load(self.described)
+        job: Any = await asyncio.to_thread(connected, Adapter.load(self.described))
         watch = JobWatch(job.name, self.deadline)
         while True:
             outcome: Any
@@ -71,5 +72,5 @@ class RemoteJobTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the job when the task is killed; Airflow calls this from 3.3 on."""
-        job: Any = Adapter.load(self.described)
+        job: Any = await asyncio.to_thread(connected, Adapter.load(self.described))
         await asyncio.to_thread(job.cancel, self.job_id)

@@ -123,6 +123,14 @@ class Registry:
         with self._client() as client:
             return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
+    def deployed(self, name: str) -> list[ModelVersionRef]:
+        """The versions that were deployed, the one that was deployed last first."""
+        with self._client() as client:
+            found = client.search_model_versions(f"name = '{name}'")
+            when = {version.version: version.tags.get(f"{TAG}deployed", "") for version in found}
+            ordered = sorted(found, key=lambda version: when[version.version], reverse=True)
+            return [self._ref(version) for version in ordered if when[version.version]]
+
     def bundle(self, ref: ModelVersionRef, folder: Path | None = None) -> Bundle:
         """The bundle of a version.
 

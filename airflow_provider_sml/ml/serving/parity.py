@@ -1,13 +1,13 @@
 """Score parity: a server that is about to go live must give the scores that training gave on stored rows.
 
-It compares numbers over HTTP; what the rows are and what was expected is the caller's.
+It compares numbers, over HTTP or as the caller asks for them; what the rows are and what was expected is the caller's.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,30 @@ def check_parity(
     :param timeout: seconds per request.
     :raises DeploymentError: when there is nothing to compare, a request fails, or a score is too far off.
     """
+    # Proxies of the environment are for the outside world, not for a server on this machine.
+    with httpx.Client(timeout=timeout, trust_env=False) as client:
+        return compare(url, rows, expected, lambda part: _scores(client, url, part), tolerance, batch=batch)
+
+
+def compare(
+    what: str,
+    rows: Sequence[Mapping[str, Any]],
+    expected: Sequence[float],
+    score: Callable[[list[dict[str, Any]]], list[float]],
+    tolerance: float = 1e-6,
+    *,
+    batch: int = BATCH,
+) -> ParityResult:
+    """Compare the scores of anything that scores with the expected ones.
+
+    :param what: what scores, for messages.
+    :param rows: raw columns of each row as JSON-able values; times as ISO 8601.
+    :param expected: the score of each row.
+    :param score: gives the scores of some rows.
+    :param tolerance: largest absolute difference allowed.
+    :param batch: rows per question.
+    :raises DeploymentError: when there is nothing to compare, or a score is too far off.
+    """
     if not rows or len(rows) != len(expected):
         raise DeploymentError(
             "score parity cannot be checked",
@@ -60,17 +84,15 @@ def check_parity(
             found=f"{len(rows)} rows and {len(expected)} scores",
         )
     scores: list[float] = []
-    # Proxies of the environment are for the outside world, not for a server on this machine.
-    with httpx.Client(timeout=timeout, trust_env=False) as client:
-        for start in range(0, len(rows), batch):
-            scores += _scores(client, url, [dict(row) for row in rows[start : start + batch]])
+    for start in range(0, len(rows), batch):
+        scores += score([dict(row) for row in rows[start : start + batch]])
     off = [abs(score - wanted) for score, wanted in zip(scores, expected, strict=True)]
     off = [math.inf if math.isnan(value) else value for value in off]
     worst_row = max(range(len(off)), key=off.__getitem__)
     if off[worst_row] > tolerance:
         wrong = sum(value > tolerance for value in off)
         raise DeploymentError(
-            f"{url} scores otherwise than training did: {wrong} of {len(rows)} rows are off by more than {tolerance:g}",
+            f"{what} scores otherwise than training did: {wrong} of {len(rows)} rows off by more than {tolerance:g}",
             expected=f"{expected[worst_row]:.9g} for row {worst_row}, the worst",
             found=f"{scores[worst_row]:.9g}",
             todo="compare the versions of xgboost and of airflow-provider-sml that trained and that serve; "
@@ -88,7 +110,18 @@ def _scores(client: httpx.Client, url: str, rows: list[dict[str, Any]]) -> list[
         raise DeploymentError(
             f"{url} refuses stored rows", expected="200", found=f"{answer.status_code}: {answer.text[:600]}"
         )
-    scores = answer.json().get("predictions")
-    if not isinstance(scores, list) or len(scores) != len(rows):
-        raise DeploymentError(f"{url} gives no score for each row", expected=len(rows), found=answer.text[:200])
+    return predictions(url, answer.content, len(rows))
+
+
+def predictions(what: str, answer: bytes, rows: int) -> list[float]:
+    """The scores in an answer of ``POST /invocations``.
+
+    :raises DeploymentError: when it does not hold one for each row.
+    """
+    try:
+        scores = json.loads(answer)["predictions"]
+    except (ValueError, LookupError, TypeError):
+        scores = None
+    if not isinstance(scores, list) or len(scores) != rows:
+        raise DeploymentError(f"{what} gives no score for each row", expected=rows, found=repr(answer[:200]))
     return [math.nan if score is None else float(score) for score in scores]

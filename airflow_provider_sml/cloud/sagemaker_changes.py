@@ -1,0 +1,152 @@
+"""Changes to a SageMaker endpoint that are no deployments: other weights, and its removal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
+from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
+from airflow_provider_sml.errors import ConfigurationError, JobError
+
+_SERVICE = "sagemaker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EndpointChange(AwsJob):
+    """Base: a change of the endpoint ``name``."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
+
+    def endpoint(self) -> Any:
+        """The endpoint as SageMaker describes it, or None."""
+        try:
+            return self.call(_SERVICE, "describe_endpoint", EndpointName=self.name)
+        except AwsRefused as error:
+            if "Could not find" in error.said:
+                return None
+            raise
+
+    def cancel(self, job_id: str) -> None:
+        """A change of an endpoint cannot be cancelled.
+
+        :raises JobError: always while it runs.
+        """
+        found = self.endpoint()
+        if found and found["EndpointStatus"] not in ("InService", "Failed", "OutOfService"):
+            raise JobError(f"SageMaker cannot cancel the change of endpoint {self.name}", found=found["EndpointStatus"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SageMakerTraffic(_EndpointChange):
+    """Other weights of the variants of an endpoint.
+
+    :param weights: by variant, such as ``{"champion": 80, "challenger": 20}``; only their proportions count.
+    """
+
+    weights: Mapping[str, float]
+
+    def submit(self, secrets: dict[str, str] | None = None) -> str:
+        """Set the weights, unless they are as wanted.
+
+        :raises ConfigurationError: when the endpoint or a variant is not there.
+        """
+        found = self.endpoint()
+        if found is None:
+            raise ConfigurationError(f"there is no endpoint {self.name}", expected="an endpoint", found="none")
+        variants = {item["VariantName"]: item.get("DesiredWeight") for item in found.get("ProductionVariants", [])}
+        strange = sorted(set(self.weights) - set(variants))
+        if strange or not any(weight > 0 for weight in self.weights.values()) or min(self.weights.values()) < 0:
+            raise ConfigurationError(
+                f"the traffic of endpoint {self.name} cannot be set so", expected=f"weights of {', '.join(variants)}",
+                found=", ".join(f"{name}: {weight}" for name, weight in self.weights.items()),
+            )  # fmt: skip
+        if self._reached(found):
+            return self.name
+        if found["EndpointStatus"] != "InService":
+            raise JobError(f"endpoint {self.name} is {found['EndpointStatus']}", todo="wait for it; a retry goes on")
+        wanted = [{"VariantName": name, "DesiredWeight": float(weight)} for name, weight in self.weights.items()]
+        self.call(
+            _SERVICE, "update_endpoint_weights_and_capacities", EndpointName=self.name,
+            DesiredWeightsAndCapacities=wanted,
+        )  # fmt: skip
+        return self.name
+
+    def status(self, job_id: str) -> JobStatus:
+        """Done is when the endpoint serves with the weights."""
+        found = self.endpoint()
+        if found is None:
+            return JobStatus(JobState.FAILED, f"endpoint {self.name} is gone")
+        if found["EndpointStatus"] == "Updating":
+            return JobStatus(JobState.RUNNING, "Updating")
+        if self._reached(found):
+            return JobStatus(JobState.SUCCEEDED)
+        return JobStatus(JobState.FAILED, found.get("FailureReason") or f"its weights stay as they were: {found}"[:500])
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """The weights."""
+        return {"endpoint": self.name, "weights": dict(self.weights)}
+
+    def _reached(self, found: Mapping[str, Any]) -> bool:
+        now = {item["VariantName"]: item.get("CurrentWeight") for item in found.get("ProductionVariants", [])}
+        return found["EndpointStatus"] == "InService" and all(
+            abs((now.get(name) or 0.0) - weight) < 1e-6 for name, weight in self.weights.items()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SageMakerRemoval(_EndpointChange):
+    """The removal of an endpoint with its scaling, its configuration and, where wanted, the models."""
+
+    models: bool = True
+
+    def submit(self, secrets: dict[str, str] | None = None) -> str:
+        """Delete the endpoint; one that is gone already is well. Gives the names of what is deleted with it."""
+        found = self.endpoint()
+        if found is None:
+            return ""
+        config = found["EndpointConfigName"]
+        if found["EndpointStatus"] in ("Creating", "Updating", "RollingBack", "SystemUpdating"):
+            raise JobError(f"endpoint {self.name} is {found['EndpointStatus']}", todo="wait for it; a retry goes on")
+        for variant in found.get("ProductionVariants", []):
+            self._quietly(
+                "application-autoscaling", "deregister_scalable_target", ServiceNamespace="sagemaker",
+                ResourceId=f"endpoint/{self.name}/variant/{variant['VariantName']}",
+                ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+            )  # fmt: skip
+        if found["EndpointStatus"] != "Deleting":
+            self._quietly(_SERVICE, "delete_endpoint", EndpointName=self.name)
+        return str(config)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Done is when the endpoint is gone."""
+        found = self.endpoint()
+        if found is None:
+            return JobStatus(JobState.SUCCEEDED)
+        gone = found["EndpointStatus"] == "Deleting"
+        return JobStatus(JobState.RUNNING if gone else JobState.FAILED, found["EndpointStatus"])
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """Delete the configuration and the models, too, and tell what was deleted."""
+        deleted = [self.name]
+        try:
+            config = self.call(_SERVICE, "describe_endpoint_config", EndpointConfigName=job_id) if job_id else {}
+        except AwsRefused:
+            config = {}
+        if config:
+            variants = config["ProductionVariants"] + config.get("ShadowProductionVariants", [])
+            self._quietly(_SERVICE, "delete_endpoint_config", EndpointConfigName=job_id)
+            deleted.append(job_id)
+            for model in {variant["ModelName"] for variant in variants} if self.models else ():
+                self._quietly(_SERVICE, "delete_model", ModelName=model)
+                deleted.append(model)
+        return {"endpoint": self.name, "deleted": sorted(set(deleted))}
+
+    def _quietly(self, service: str, operation: str, **params: Any) -> None:
+        try:
+            self.call(service, operation, **params)
+        except AwsRefused as error:
+            if "Could not find" not in error.said and error.code != "ObjectNotFoundException":
+                raise

@@ -1,0 +1,79 @@
+"""Where versions are deployed: one module per target, each with the same few verbs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from airflow_provider_sml.cloud.remote_job import Adapter
+from airflow_provider_sml.errors import ConfigurationError
+
+#: Target -> the class that deploys there; ``local`` is the operator's own.
+TARGETS = {"sagemaker": "airflow_provider_sml.operators.deployment_targets.sagemaker.SageMakerTarget"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is to be deployed.
+
+    :param endpoint: name of the endpoint.
+    :param model: registered model.
+    :param version: version number.
+    :param model_id: id of the trained model.
+    :param settings: of the target, as the DAG gives them.
+    :param tags: lineage, for everything that is made.
+    """
+
+    endpoint: str
+    model: str
+    version: str
+    model_id: str
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+class Target(Protocol):
+    """A place that serves models; made from a ``Deployment``."""
+
+    #: Whether the version becomes the one that serves, and not one beside it.
+    replaces: bool
+
+    def __init__(self, deployment: Deployment) -> None: ...
+
+    def upload(self, bundle: Path) -> None:
+        """Bring the model where the target reads it; a repeat finds it there."""
+
+    def rollout(self) -> Adapter:
+        """The roll-out as a remote job."""
+
+    def plan(self) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
+        """The exact calls, and the estimated cost in words; changes nothing."""
+
+    def address(self) -> str:
+        """Where the endpoint is reached, for a person."""
+
+    def score(self, rows: list[dict[str, Any]]) -> list[float] | None:
+        """Scores of the new version through the endpoint; None when it answers nobody."""
+
+    def undo(self, result: Mapping[str, Any]) -> str:
+        """Take a roll-out back that ended well; tells what became of the endpoint.
+
+        :param result: of the roll-out.
+        """
+
+
+def target(name: str, deployment: Deployment) -> Target:
+    """The target of a name.
+
+    :raises ConfigurationError: when there is none.
+    """
+    if name not in TARGETS:
+        raise ConfigurationError(
+            f"there is no deployment target {name!r}", expected=", ".join(("local", *TARGETS)), found=name
+        )
+    module, _, kind = TARGETS[name].rpartition(".")
+    made: Target = getattr(importlib.import_module(module), kind)(deployment)
+    return made

@@ -1,0 +1,154 @@
+"""SageMaker as a deployment target: the bundle goes to S3, an endpoint serves it, scores are asked through it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import time
+import uuid
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_sml.cloud.sagemaker_endpoint import SageMakerRollout
+from airflow_provider_sml.cloud.sagemaker_spec import CHALLENGER
+from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
+from airflow_provider_sml.hooks.clients import connected
+from airflow_provider_sml.operators.deployment_targets import Deployment
+
+_RUNTIME = "sagemaker-runtime"
+#: Settings that are the target's own; all others are those of ``EndpointSpec``.
+_OWN = ("aws_conn_id", "region", "artifacts", "prices")
+
+
+class SageMakerTarget:
+    """Deploys to SageMaker.
+
+    Settings: ``artifacts`` (S3 folder of the models), ``aws_conn_id``, ``region``, ``prices``, and those of
+    ``cloud.sagemaker_spec.EndpointSpec``. An asynchronous endpoint is asked through S3, below its output folder.
+
+    :param deployment: what is deployed.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+
+    @cached_property
+    def _rollout(self) -> SageMakerRollout:
+        given, deployment = self.deployment.settings, self.deployment
+        if not str(given.get("artifacts", "")).startswith("s3://"):
+            raise ConfigurationError(
+                "SageMaker reads models from S3", expected="settings.artifacts: an S3 folder",
+                found=given.get("artifacts"),
+            )  # fmt: skip
+        spec = {key: value for key, value in given.items() if key not in _OWN} | {"model_data": self._place}
+        rollout: SageMakerRollout = connected(
+            SageMakerRollout(
+                name=deployment.endpoint,
+                version=deployment.version,
+                spec=spec,
+                connection=given.get("aws_conn_id", "aws_default"),
+                region=given.get("region", ""),
+                tags=deployment.tags,
+                prices=given.get("prices", {}),
+            )
+        )
+        rollout.what  # noqa: B018  # a wrong spec is told before anything is uploaded
+        return rollout
+
+    @property
+    def _place(self) -> str:
+        base = str(self.deployment.settings["artifacts"]).rstrip("/")
+        return f"{base}/{self.deployment.model}/{self.deployment.model_id}/model.tar.gz"
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the version becomes the one that serves."""
+        return self._rollout.what.mode == "replace"
+
+    def upload(self, bundle: Path) -> None:
+        """Put the bundle to S3 as the archive that SageMaker unpacks; the same bundle is always the same bytes."""
+        place, what = urlsplit(self._place), self._rollout.what
+        archive = io.BytesIO()
+        with (
+            gzip.GzipFile(fileobj=archive, mode="wb", mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as tar,
+        ):
+            for file in sorted(path for path in bundle.iterdir() if path.is_file()):
+                entry = tarfile.TarInfo(file.name)
+                entry.size, entry.mode = file.stat().st_size, 0o644
+                with file.open("rb") as content:
+                    tar.addfile(entry, content)
+        locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": what.kms_key} if what.kms_key else {}
+        key = place.path.lstrip("/")
+        self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=archive.getvalue(), **locked)
+
+    def rollout(self) -> SageMakerRollout:
+        """The roll-out."""
+        return self._rollout
+
+    def plan(self) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
+        """The exact calls, and the cost per hour."""
+        current = self._rollout.endpoint()
+        calls = self._rollout.calls(current) + self._rollout.scaling_calls(self._rollout.config(current))
+        cost = self._rollout.hourly_cost()
+        by_use = "by use: it is serverless" if self._rollout.what.serverless else "unknown: no price for the machine"
+        return calls, by_use if cost is None else f"{cost:,.4f} USD per hour while it serves"
+
+    def address(self) -> str:
+        """The endpoint's name as SageMaker's runtime takes it."""
+        return f"sagemaker://{self.deployment.endpoint}"
+
+    def score(self, rows: list[dict[str, Any]]) -> list[float] | None:
+        """Scores of the new version; None for a shadow, whose answers nobody gets."""
+        from airflow_provider_sml.ml.serving.parity import predictions
+
+        what = self._rollout.what
+        if what.mode == "shadow":
+            return None
+        body = json.dumps({"instances": rows}).encode()
+        if what.asynchronous:
+            answer = self._ask_through_s3(body)
+        else:
+            chosen = {"TargetVariant": CHALLENGER} if what.mode == "ab" else {}
+            try:
+                answer = self._rollout.call(
+                    _RUNTIME, "invoke_endpoint", EndpointName=self.deployment.endpoint, Body=body,
+                    ContentType="application/json", Accept="application/json", **chosen,
+                )["Body"].read()  # fmt: skip
+            except SmlError as error:
+                raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
+        return predictions(self.address(), answer, len(rows))
+
+    def undo(self, result: Mapping[str, Any]) -> str:
+        """Take the roll-out back."""
+        return self._rollout.undo(f"{result['config']}/{result['previous']}")
+
+    def _ask_through_s3(self, body: bytes, within: float = 900.0) -> bytes:
+        """An asynchronous answer: the request is put to S3, and the output awaited there."""
+        call, name = self._rollout.call, f"sml-parity-{uuid.uuid4().hex}"
+        base = urlsplit(self._rollout.what.asynchronous["output"])
+        key = f"{base.path.strip('/')}/{name}.json".lstrip("/")
+        call("s3", "put_object", Bucket=base.netloc, Key=key, Body=body)
+        place = urlsplit(
+            call(
+                _RUNTIME, "invoke_endpoint_async", EndpointName=self.deployment.endpoint, InferenceId=name,
+                InputLocation=f"s3://{base.netloc}/{key}", ContentType="application/json", Accept="application/json",
+            )["OutputLocation"]
+        )  # fmt: skip
+        end = time.monotonic() + within
+        while True:
+            try:
+                found: bytes = call("s3", "get_object", Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
+                return found
+            except ConfigurationError as error:
+                if time.monotonic() > end:
+                    raise DeploymentError(
+                        f"{self.address()} gave no answer within {within:g} s", found=str(error),
+                        todo="read the container's log, and the folder for failures",
+                    ) from error  # fmt: skip
+            time.sleep(5.0)

@@ -1,0 +1,40 @@
+"""A fake AWS account whose clock moves with every call, and a registered model that can be deployed."""
+
+import shutil
+
+import boto3
+import pytest
+
+from tests.toy import register_versions
+
+
+@pytest.fixture
+def cloud(fake_aws, monkeypatch):
+    """Each call takes half a minute of the virtual clock, so that an operator that polls sees its job go on.
+
+    One try per call: what is tested is the operator, not botocore's patience.
+    """
+    from airflow_provider_sml.hooks.clients import forget_clients
+
+    forget_clients()
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fake_aws.clock.per_call = 30
+    yield fake_aws
+    forget_clients()
+
+
+@pytest.fixture(scope="session")
+def toy_registry(tmp_path_factory):
+    """The folder of a registry with three versions of the model ``toy``, and of their sample."""
+    return register_versions(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def toy(toy_registry, tmp_path, fake_s3):
+    """A copy of that registry for one test, and the bucket of its models."""
+    root = tmp_path / "toy"
+    shutil.copytree(toy_registry, root)  # the copies share the artefacts, which nothing changes
+    boto3.client(
+        "s3", endpoint_url=fake_s3, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    ).create_bucket(Bucket="models")
+    return root

@@ -1,0 +1,188 @@
+"""Deployments to SageMaker through ``dag.test()``: a real model scores behind the fake endpoint, MLflow is real."""
+
+import boto3
+import pytest
+
+from airflow_provider_sml.ml.registry import CHAMPION, Registry
+from airflow_provider_sml.testing.aws.containers import bundle_container
+
+DAG_FILE = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_provider_sml.operators.deployment import (
+    DeployModelOperator, PromoteModelOperator, RollbackModelOperator,
+)
+
+with DAG("toy_deploy", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
+    {operator}(
+        task_id="deploy", name="toy", mlflow={root!r} + "/mlflow", poll_interval=0.01,
+        endpoints={root!r} + "/endpoints", parity_rows=30,
+        settings={{
+            "artifacts": "s3://models/toy", "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/serve:1",
+            "role": "arn:aws:iam::123456789012:role/sagemaker", "wait": 60,
+        }} | {settings},
+        **({{"target": "sagemaker"}} | dict({more})),
+    )
+"""
+
+
+@pytest.fixture
+def registry(toy):
+    return Registry(str(toy / "mlflow"))
+
+
+@pytest.fixture
+def deploy(dag_project, cloud, toy):
+    def deploy(version="", operator="DeployModelOperator", retries=0, more="", **settings):
+        if "serverless" not in settings:
+            settings.setdefault("instance", "ml.m5.large")
+        text = DAG_FILE.format(
+            operator=operator, retries=retries, root=str(toy), settings=settings,
+            more=f"version={version!r}, {more}" if version else more,
+        )  # fmt: skip
+        return dag_project.run(dag_project.write("toy_deploy.py", text), "toy_deploy")
+
+    return deploy
+
+
+def champion(registry):
+    found = registry.version("toy", alias=CHAMPION)
+    return found.version if found else None
+
+
+def config(cloud):
+    return cloud.sagemaker.endpoint("toy").fleet.config
+
+
+def test_a_version_is_deployed_checked_and_made_champion(deploy, cloud, registry):
+    result = deploy("1")
+    assert result.state == "success"
+    made = result.results["deploy"]
+    assert (made["target"], made["version"], made["parity_rows"]) == ("sagemaker", "1", 30)
+    assert champion(registry) == "1"
+    assert config(cloud).startswith("toy-v1-")
+    assert deploy("2", more="deferrable=True").state == "success"
+    assert champion(registry) == "2"
+    assert config(cloud).startswith("toy-v2-")
+    assert len(cloud.bill.running()) == 1
+
+
+def test_deploying_again_changes_nothing(deploy, cloud, registry):
+    deploy("1")
+    before = cloud.calls.count("CreateEndpoint"), cloud.calls.count("UpdateEndpoint")
+    assert deploy("1").state == "success"
+    assert (cloud.calls.count("CreateEndpoint"), cloud.calls.count("UpdateEndpoint")) == before
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_roll_back_ends_red_and_the_champion_serves_on(deploy, cloud, registry, deferrable, capfd):
+    deploy("1")
+    serving = config(cloud)
+    cloud.faults.add("roll_back", "UpdateEndpoint")
+    result = deploy("2", retries=2, more=f"deferrable={deferrable}")
+    assert result.state == "failed"
+    said = capfd.readouterr().out
+    assert "DeploymentRolledBack" in said and f"serves config {serving} again" in said
+    assert champion(registry) == "1"
+    assert config(cloud) == serving
+    assert set(cloud.sagemaker.configs) == set(cloud.sagemaker.models) == {serving}
+    assert len(cloud.bill.running()) == 1
+    assert cloud.calls.count("UpdateEndpoint") == 1
+
+
+def test_a_failed_parity_takes_the_version_back(deploy, cloud, registry, monkeypatch, capfd):
+    """The container answers with other scores than training did, as a wrong image would."""
+    deploy("1")
+    serving = config(cloud)
+
+    def wrong(account, model):
+        answer = bundle_container(account, model)
+        if "-v2-" not in model["ModelName"]:
+            return answer
+        return lambda body, kind, accept: (200, b'{"predictions": [%s]}' % b",".join([b"0.5"] * 30), kind)
+
+    cloud.runtime.container = wrong
+    monkeypatch.setattr("airflow_provider_sml.cloud.sagemaker_endpoint.POLL_SECONDS", 0.01)
+    assert deploy("2", retries=2).state == "failed"
+    said = capfd.readouterr().out
+    assert "was taken back" in said and f"serves {serving} again" in said
+    assert champion(registry) == "1"
+    assert config(cloud) == serving
+    assert set(cloud.sagemaker.configs) == {serving}
+    assert len(cloud.bill.running()) == 1
+
+
+@pytest.mark.parametrize("operation", ["CreateModel", "CreateEndpointConfig", "UpdateEndpoint", "DescribeEndpoint"])
+def test_a_crash_at_a_step_is_mended_by_a_retry(deploy, cloud, registry, operation):
+    deploy("1")
+    cloud.faults.add("drop_after", operation, times=2)
+    assert deploy("2", retries=2).state == "success"
+    assert champion(registry) == "2"
+    assert len(cloud.sagemaker.models) == 2
+    assert len(cloud.bill.running()) == 1
+
+
+def test_an_a_b_test_gives_no_alias_and_is_promoted_then(deploy, cloud, registry):
+    deploy("1")
+    result = deploy("2", mode="ab", percent=20)
+    assert result.state == "success", result.tasks
+    assert result.results["deploy"]["parity_rows"] == 30
+    assert champion(registry) == "1"
+    assert len(cloud.bill.running()) == 2
+    assert deploy("2", operator="PromoteModelOperator", mode="ab", percent=20).state == "success"
+    assert champion(registry) == "2"
+    assert len(cloud.bill.running()) == 1
+
+
+def test_a_shadow_is_deployed_without_a_question_to_it(deploy, cloud, registry):
+    deploy("1")
+    result = deploy("2", mode="shadow")
+    assert (result.state, result.results["deploy"]["parity_rows"]) == ("success", 0)
+    assert champion(registry) == "1"
+
+
+def test_going_back_takes_alias_and_endpoint_together(deploy, cloud, registry):
+    for version in ("1", "2", "3"):
+        assert deploy(version).state == "success"
+    result = deploy(operator="RollbackModelOperator", retries=1)
+    assert (result.state, result.results["deploy"]["version"]) == ("success", "2")
+    assert champion(registry) == "2" and config(cloud).startswith("toy-v2-")
+    assert deploy(operator="RollbackModelOperator").results["deploy"]["version"] == "1"
+    assert deploy(operator="RollbackModelOperator").state == "failed"
+    assert champion(registry) == "1"
+
+
+def test_serverless_and_asynchronous_endpoints_pass_parity(deploy, cloud, registry):
+    boto3.client("s3").create_bucket(Bucket="answers")
+    assert deploy("1", serverless={"memory_mb": 2048, "concurrency": 5}).state == "success"
+    asynchronous = {"output": "s3://answers/toy"}
+    result = deploy("2", more="endpoint='slow'", asynchronous=asynchronous, scaling={"min": 0, "max": 2})
+    assert (result.state, result.results["deploy"]["parity_rows"]) == ("success", 30)
+    assert cloud.autoscaling.targets["endpoint/slow/variant/champion"]["MinCapacity"] == 0
+    cloud.clock.advance(10_000)
+    assert cloud.bill.running() == []
+
+
+def test_spot_is_refused_with_the_alternatives(deploy, cloud, capfd):
+    assert deploy("1", spot=True, retries=2).state == "failed"
+    said = capfd.readouterr().out
+    assert "cannot run on spot" in said and "serverless" in said
+    assert cloud.calls == []
+
+
+def test_the_plan_shows_the_calls_and_changes_nothing(deploy, cloud, registry, capfd):
+    result = deploy("1", more="plan=True", scaling={"min": 1, "max": 3})
+    assert result.state == "success"
+    assert result.results["deploy"]["calls"] == [
+        "sagemaker:create_model", "sagemaker:create_endpoint_config", "sagemaker:create_endpoint",
+        "application-autoscaling:register_scalable_target", "application-autoscaling:put_scaling_policy",
+    ]  # fmt: skip
+    assert result.results["deploy"]["cost"] == "0.1150 USD per hour while it serves"
+    assert all(call.operation.startswith("Describe") for call in cloud.calls)
+    assert champion(registry) is None
+    assert '"EndpointConfigName": "toy-v1-' in capfd.readouterr().out
+
+
+def test_a_target_that_there_is_not_is_named(deploy, capfd):
+    assert deploy("1", more="target='sagemkaer'").state == "failed"
+    assert "sagemkaer" in capfd.readouterr().out

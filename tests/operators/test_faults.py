@@ -1,0 +1,186 @@
+"""Each fault, met by the official operator and by ours: what the task says, and what it costs.
+
+``scripts/faults.sh`` writes the table of docs/faults.md from these runs.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+#: botocore's patience with a call, set by AWS_MAX_ATTEMPTS; its default of 5 takes longer and shows the same.
+BOTOCORE_TRIES = 2
+REQUEST = {
+    "TrainingJobName": "churn-train",
+    "AlgorithmSpecification": {
+        "TrainingImage": "123456789012.dkr.ecr.us-east-1.amazonaws.com/train:1", "TrainingInputMode": "File"
+    },
+    "RoleArn": "arn:aws:iam::123456789012:role/sagemaker",
+    "OutputDataConfig": {"S3OutputPath": "s3://models/churn"},
+    "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+}  # fmt: skip
+SPOT = {
+    "EnableManagedSpotTraining": True, "CheckpointConfig": {"S3Uri": "s3://models/checkpoints"},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200},
+}  # fmt: skip
+TRAIN = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow.providers.amazon.aws.operators.sagemaker import SageMakerTrainingOperator
+from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
+
+with DAG("official", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
+    SageMakerTrainingOperator(task_id="run", config={request}, check_interval={interval}, print_log=False, {official})
+with DAG("ours", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
+    SageMakerTrainOperator(
+        task_id="run", image={request}["AlgorithmSpecification"]["TrainingImage"], role={request}["RoleArn"],
+        output_path="s3://models/churn", instances={instances}, poll_interval=0.01, {ours}
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault and how it is met.
+
+    :param title: of the row.
+    :param faults: given to the fake before the run.
+    :param official: state, jobs created and jobs left running of the official operator.
+    :param ours: the same of ours.
+    """
+
+    title: str
+    faults: tuple[dict, ...]
+    official: tuple[str, int, int]
+    ours: tuple[str, int, int]
+    retries: int = 0
+    spot: bool = False
+    instances: tuple[str, ...] = ("ml.m5.xlarge",)
+    both: str = ""
+    still: bool = False
+    official_more: str = ""
+    ours_more: str = ""
+    interval: float = 0.01
+
+
+POLLS_FAIL = {"kind": "server_error", "operation": "DescribeTrainingJob", "skip": 3, "times": BOTOCORE_TRIES}
+CASES = [
+    Case("no fault", (), ("success", 1, 0), ("success", 1, 0)),
+    Case(
+        "spot machines taken away twice, with checkpoints", ({"kind": "interrupt", "count": 2},),
+        ("success", 1, 0), ("success", 1, 0), spot=True,
+    ),
+    Case(
+        "the reply to the creation is lost; botocore repeats it and meets its own job",
+        ({"kind": "drop_after", "operation": "CreateTrainingJob"},), ("success", 2, 1), ("success", 1, 0), retries=1,
+    ),
+    Case(
+        "the API fails while it waits, longer than botocore is patient", (POLLS_FAIL,),
+        ("success", 2, 0), ("success", 1, 0), retries=1,
+    ),
+    Case(
+        "the look whether the job exists is throttled",
+        ({"kind": "throttle", "operation": "DescribeTrainingJob", "times": BOTOCORE_TRIES},),
+        ("failed", 0, 0), ("success", 1, 0),
+    ),
+    Case(
+        "the task is killed while it waits (execution_timeout), and retried", (),
+        ("failed", 2, 2), ("failed", 2, 0), retries=1, still=True, both="execution_timeout=timedelta(seconds=3)",
+        interval=0.2,
+    ),
+    Case(
+        "it waits in the triggerer longer than it may", (), ("failed", 1, 1), ("failed", 1, 0), still=True,
+        official_more="deferrable=True, max_attempts=2", ours_more="deferrable=True, deadline=timedelta(seconds=2)",
+        interval=1,
+    ),
+    Case(
+        "there is no capacity for the machine type", ({"kind": "no_capacity", "operation": "CreateTrainingJob"},),
+        ("failed", 1, 0), ("success", 2, 0), instances=("ml.m5.xlarge", "ml.m5.2xlarge"),
+    ),
+    Case(
+        "the permission is missing", ({"kind": "denied", "operation": "CreateTrainingJob", "times": 9},),
+        ("failed", 0, 0), ("failed", 0, 0), retries=2,
+    ),
+]  # fmt: skip
+ROWS: list[str] = []
+
+
+@pytest.fixture
+def patient(cloud, monkeypatch):
+    """Clients that try a call twice."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(BOTOCORE_TRIES))
+    return cloud
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    """Write the table where the environment asks for it, once all cases have run."""
+    yield
+    target = os.environ.get("SML_WRITE_FAULTS")
+    if target:
+        Path(target).write_text(_page(sorted(ROWS)))
+
+
+def measure(cloud, result):
+    """State, jobs created and jobs left running; and more for the table."""
+    cloud.clock.per_call = 0
+    cloud.clock.advance(300)
+    created = len(cloud.sagemaker.jobs)
+    running = len(cloud.bill.running())
+    cost = cloud.bill.total()
+    made = len(str(result.results.get("run", "")))
+    tries = cloud.calls.count("CreateTrainingJob")
+    return (result.state, created, running), f"{_words(result.state, created, running)}; {cost:.4f} USD, {made} B, " + (
+        f"{tries} creations asked"
+    )
+
+
+@pytest.mark.parametrize("who", ["official", "ours"])
+@pytest.mark.parametrize("case", CASES, ids=[case.title for case in CASES])
+def test_training(dag_project, patient, case, who):
+    cloud = patient
+    for fault in case.faults:
+        cloud.faults.add(**fault)
+    if case.still:
+        cloud.clock.per_call = 0
+    request = REQUEST | (SPOT if case.spot else {})
+    spot = "spot=True, checkpoint='s3://models/checkpoints', options={'max_runtime': 3600}," if case.spot else ""
+    text = TRAIN.format(
+        retries=case.retries, request=request, instances=list(case.instances), interval=case.interval,
+        official=f"{case.official_more or ''}{',' if case.official_more else ''}{case.both}",
+        ours=f"{spot}{case.ours_more}{',' if case.ours_more else ''}{case.both}",
+    )  # fmt: skip
+    found, words = measure(cloud, dag_project.run(dag_project.write("faults.py", text), who))
+    ROWS.append(f"{CASES.index(case):02d}\0{case.title}\0{who}\0{words}")
+    assert found == getattr(case, who)
+
+
+def _words(state, created, running):
+    colour = {"success": "green", "failed": "red"}[state]
+    left = f", **{running} left running**" if running else ""
+    return f"{colour}, {created} job{'s' * (created != 1)}{left}"
+
+
+def _page(rows):
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        _, title, who, words = row.split("\0")
+        found.setdefault(title, {})[who] = words
+    lines = [f"| {title} | {cells.get('official', '')} | {cells.get('ours', '')} |" for title, cells in found.items()]
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+_HEAD = """# Faults
+
+What a fault of SageMaker does to a task, with the official operator and with ours, each through `dag.test()` with
+unmodified clients against the fake SageMaker of `airflow_provider_sml.testing`. `scripts/faults.sh` makes this page
+from the runs of `tests/operators/test_faults.py`, which also hold both columns to what they say.
+
+Each cell: the task's colour, the jobs that exist in the end, what they cost (a job that is left running goes on
+costing), the size of the result in XCom, and how often a creation was asked for.
+
+| fault | official operator | ours |
+|---|---|---|
+"""

@@ -1,0 +1,124 @@
+"""SageMakerTrainOperator through ``dag.test()`` and Airflow's own AWS connection, against the fake SageMaker."""
+
+import json
+
+import pytest
+
+DAG_FILE = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
+
+with DAG("churn_train", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
+    SageMakerTrainOperator(
+        task_id="train", image="123456789012.dkr.ecr.us-east-1.amazonaws.com/train:1",
+        role="arn:aws:iam::123456789012:role/sagemaker", output_path="s3://models/churn", poll_interval=0.01,
+        **({{"instances": ["ml.m5.xlarge"]}} | dict({more})),
+    )
+"""
+SPOT = "spot=True, checkpoint='s3://models/checkpoints'"
+
+
+@pytest.fixture(params=[False, True], ids=["in a worker", "in the triggerer"])
+def run(request, dag_project, cloud):
+    """Runs the operator, in a worker or deferred."""
+
+    def run(more="", retries=0):
+        text = DAG_FILE.format(more=f"deferrable={request.param}, {more}", retries=retries)
+        return dag_project.run(dag_project.write("churn.py", text), "churn_train")
+
+    return run
+
+
+def test_a_spot_job_that_is_interrupted_twice_ends_well_and_tells_its_savings(run, cloud):
+    cloud.faults.add("interrupt", count=2)
+    result = run(SPOT)
+    assert result.state == "success"
+    made = result.results["train"]
+    assert (made["interruptions"], made["savings_percent"]) == (2, 70.0)
+    assert made["cost_usd"] == pytest.approx(cloud.bill.total(), abs=1e-3)
+    assert len(json.dumps(made)) < 1000
+    assert cloud.calls.count("CreateTrainingJob") == 1
+
+
+def test_an_outage_while_it_waits_starts_no_second_job(run, cloud):
+    cloud.faults.add("server_error", "DescribeTrainingJob", skip=1, times=5)
+    assert run().state == "success"
+    assert cloud.calls.count("CreateTrainingJob") == 1
+
+
+def test_a_lost_reply_and_a_retry_make_one_job(run, cloud):
+    cloud.faults.add("drop_after", "CreateTrainingJob")
+    assert run(retries=1).state == "success"
+    assert len(cloud.sagemaker.jobs) == 1
+
+
+def test_throttling_of_the_submission_is_waited_out(run, cloud):
+    cloud.faults.add("throttle", "DescribeTrainingJob", times=4)
+    assert run().state == "success"
+    assert len(cloud.sagemaker.jobs) == 1
+
+
+def test_without_capacity_it_goes_on_with_the_next_machine(run, cloud):
+    cloud.faults.add("no_capacity", "CreateTrainingJob")
+    result = run("instances=['ml.g5.xlarge', 'ml.g4dn.xlarge']")
+    assert result.state == "success"
+    assert result.results["train"]["instance"] == "ml.g4dn.xlarge"
+    assert cloud.calls.count("CreateTrainingJob") == 2
+
+
+def test_a_missing_permission_is_not_retried(run, cloud):
+    cloud.faults.add("denied", "CreateTrainingJob", times=9)
+    assert run(retries=3).state == "failed"
+    assert cloud.calls.count("CreateTrainingJob") == 1
+
+
+def test_a_permission_lost_while_it_waits_fails_at_once(run, cloud):
+    cloud.faults.add("denied", "DescribeTrainingJob", skip=2, times=99)
+    assert run(retries=3).state == "failed"
+    assert cloud.calls.count("DescribeTrainingJob") == 3
+
+
+def test_an_expired_token_is_renewed(run, cloud):
+    cloud.faults.add("expired_token", "DescribeTrainingJob", skip=2)
+    assert run().state == "success"
+    assert cloud.calls.count("CreateTrainingJob") == 1
+
+
+def test_at_its_deadline_the_job_is_stopped(run, cloud):
+    cloud.clock.per_call = 0
+    assert run("deadline=timedelta(seconds=1)").state == "failed"
+    cloud.clock.advance(300)
+    assert cloud.bill.running() == []
+    assert cloud.calls.count("StopTrainingJob") == 1
+
+
+def test_spot_without_a_checkpoint_is_refused_before_aws_is_asked(run, cloud):
+    assert run("spot=True", retries=2).state == "failed"
+    assert cloud.calls == []
+
+
+def test_a_wrong_option_is_named(run, cloud, capfd):
+    assert run("options={'max_runtme': 60}").state == "failed"
+    assert "max_runtme" in capfd.readouterr().out
+    assert cloud.calls == []
+
+
+def test_the_plan_shows_the_request_and_the_cost_and_asks_nothing(dag_project, cloud, capfd):
+    text = DAG_FILE.format(more="plan=True, options={'max_runtime': 7200}", retries=0)
+    result = dag_project.run(dag_project.write("churn.py", text), "churn_train")
+    assert result.state == "success"
+    assert result.results["train"]["calls"] == ["sagemaker:create_training_job"]
+    assert "0.46 USD" in result.results["train"]["cost"]
+    assert '"MaxRuntimeInSeconds": 7200' in capfd.readouterr().out
+    assert cloud.calls == []
+
+
+def test_a_killed_task_stops_its_job(dag_project, cloud):
+    """``execution_timeout`` ends the task as a person does: Airflow calls ``on_kill``."""
+    cloud.clock.per_call = 0
+    text = DAG_FILE.format(more="execution_timeout=timedelta(seconds=3)", retries=0)
+    assert dag_project.run(dag_project.write("churn.py", text), "churn_train").state == "failed"
+    cloud.clock.advance(300)
+    assert cloud.calls.count("StopTrainingJob") == 1
+    assert cloud.bill.running() == []
