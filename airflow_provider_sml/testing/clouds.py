@@ -10,6 +10,7 @@ scripts run unchanged. Its buckets are moto's.
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def fake_aws(fake_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]
     """A fake AWS account whose clock stands still until the test moves it; the environment points at it."""
     from airflow_provider_sml.testing.aws import FakeAws
 
+    with urllib.request.urlopen(urllib.request.Request(f"{fake_s3}/moto-api/reset", b""), timeout=30):
+        pass  # no bucket of an earlier test is left
     with FakeAws(s3=fake_s3) as cloud:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"):
             monkeypatch.delenv(name, raising=False)
