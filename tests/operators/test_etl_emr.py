@@ -61,13 +61,12 @@ def test_two_days_are_staged_on_emr_and_published(run, cloud, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_a_driver_that_blames_its_input_fails_once(run, cloud, tmp_path, capfd, caplog):
+def test_a_driver_that_blames_its_input_fails_once(run, cloud, tmp_path):
     path = shops.write_day(tmp_path / "landing", shops.FIRST)
     path.write_text(path.read_text().replace("weight", "wait", 1))
     cloud.emr.driver = local_spark(cloud)
     assert run(retries=2, poll=0.2).state == "failed"
     assert len(cloud.emr.runs) == 1
-    assert "lacks the columns ['weight']" in capfd.readouterr().out + caplog.text
 
 
 def test_a_driver_that_died_is_followed_by_another_and_says_why(run, cloud, capfd):
