@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,11 @@ class SparkEtlOperator(RemoteJobOperator):
         name = job_name(*run_key(context))
         table = self.table or dataset.name
         output = lake.stage(table, name)
-        compiled = plan.compile_plan(dataset, self.places, first, last, str(output))
+        files = lake.files(table) if lake.exists(table) else []
+        rows = sum(file.rows for file in files)
+        compiled = plan.compile_plan(
+            dataset, self.places, first, last, str(output), sum(file.bytes for file in files) / rows if rows else None
+        )
         storage.write(output / "plan.json", json.dumps(compiled))
         self.log.info("%s: %d days from %s to %s, %d files", table, (last - first).days + 1, first, last,
                       len(compiled["paths"]))  # fmt: skip
@@ -89,7 +94,7 @@ class SparkEtlOperator(RemoteJobOperator):
             arguments=[str(output / "plan.json")],
             work=f"{home()}/jobs" if lake.is_remote else f"{lake.location}/jobs",
             master=self.master,
-            conf=plan.SPARK_CONF | lake.spark_conf() | dict(self.spark_conf),
+            conf=plan.spark_conf(dataset) | lake.spark_conf() | dict(self.spark_conf),
             output={"uri": str(output), "first": first.isoformat(), "last": last.isoformat(), "table": table},
             tags=lineage(context),
         )
@@ -132,9 +137,14 @@ class SparkEtlOperator(RemoteJobOperator):
         for name, found in staged.report["joins"].items():
             for column, count in found["set_to_null"].items():
                 self.log.warning("%s.%s: %d values break the contract and became NULL", name, column, count)
+        for what in ("unlisted", "lacking"):
+            if staged.report.get(what):
+                self.log.warning("columns of the source that are %s: %s", what, ", ".join(staged.report[what]))
+        if staged.report.get("repairs"):
+            self.log.info("repaired: %s", staged.repairs())
         self.log.info(
             "%s rows in, %s good, %s quarantined (%s)", f"{staged.rows_in:,}", f"{staged.rows_good:,}",
-            f"{staged.rows_in - staged.rows_good:,}", staged.reasons(),
+            f"{staged.rows_bad:,}", staged.reasons(),
         )  # fmt: skip
         return StagedRef(
             lake=lake.name,
@@ -144,7 +154,7 @@ class SparkEtlOperator(RemoteJobOperator):
             last=result["last"],
             rows_in=staged.rows_in,
             rows_good=staged.rows_good,
-            rows_bad=staged.rows_in - staged.rows_good,
+            rows_bad=staged.rows_bad,
         )
 
     def datasets(self, result: StagedRef) -> tuple[list[Data], list[Data]]:
@@ -163,8 +173,10 @@ class SparkEtlOperator(RemoteJobOperator):
 class PublishPartitionsOperator(SmlOperator):
     """Audits staged files and publishes them: the days of the run are replaced in one commit, or nothing changes.
 
-    Quarantined rows go to the table ``TABLE_quarantine`` with their reasons. The task's outlets get an event with the
-    days and the snapshot.
+    Quarantined rows go to the table ``TABLE_quarantine`` with their reasons. A day before the run's own that late rows
+    belong to is published again, whole, in a commit of its own. The contract is compared with the one that the table
+    was published under; a change that old rows do not agree with is refused. The task's outlets get an event with the
+    days (from the first late one on, if there are such) and the snapshot.
 
     :param staged: what ``SparkEtlOperator`` gave.
     :param dataset: the contract to audit against.
@@ -182,29 +194,54 @@ class PublishPartitionsOperator(SmlOperator):
         """Audit, then publish. After a failed audit the staged files stay where they are, for a look at them."""
         from airflow_provider_sml.errors import DataError
         from airflow_provider_sml.ml import storage
+        from airflow_provider_sml.ml.contract import evolution
         from airflow_provider_sml.ml.contract.dataset import PARTITION
         from airflow_provider_sml.ml.lake.audit import Staged, audit
+        from airflow_provider_sml.ml.lake.late import late_days, merge_late
 
         ref = StagedRef.load(self.staged)
         dataset = Dataset.load(self.dataset)
         lake = self.open_lake(ref.lake)
         first, last = parse_interval(ref.first, ref.last)
         staged = Staged.read(storage.place(ref.uri))
+        published = lake.days(ref.table)
+        statement = evolution.statement(dataset, staged.report.get("keys", {}))
         try:
-            audit(dataset, staged, first, last, lake.days(ref.table))
+            audit(dataset, staged, first, last, published)
+            self._check_evolution(lake.properties(ref.table), statement, all(first <= d <= last for d in published))
         except DataError:
             self.log.error("nothing was published; what was written, bad rows included, is in %s", staged.folder)
             raise
         facts = lineage(context) | {"contract": dataset.hash, "rows_in": str(ref.rows_in)}
+        properties = {evolution.PROPERTY: statement}
+        properties |= {f"write.metadata.metrics.column.{name}": "none" for name in dataset.private_columns}
         if staged.quarantine or lake.exists(f"{ref.table}_quarantine"):
             columns: list[Any] = [("reasons", "string"), ("raw_row", "string"), ("file", "string"), (PARTITION, "date")]
-            lake.publish(f"{ref.table}_quarantine", columns, staged.quarantine, first, last, facts)
-        snapshot = lake.publish(ref.table, dataset.table_columns, staged.data, first, last, facts)
+            lake.publish(
+                f"{ref.table}_quarantine", columns, staged.quarantine_of(first, last), first, last, facts,
+                {"write.metadata.metrics.column.raw_row": "none"},
+            )  # fmt: skip
+        merged = merge_late(dataset, lake, ref.table, staged, first)
+        for day, path in merged.items():
+            lake.publish(ref.table, dataset.table_columns, [path], day, day, facts, properties)
+            self.log.info("%s: %s was published again with late rows", ref.table, day)
+        for day, rows in late_days(staged, first).items():
+            if day not in merged:
+                self.log.warning("%d late rows of %s wait for the run of that day, which is not published", rows, day)
+        snapshot = lake.publish(
+            ref.table, dataset.table_columns, staged.data_of(first, last), first, last, facts, properties
+        )
         self.log.info(
             "%s: snapshot %d holds %s rows, %s of them new, from %s to %s", ref.table, snapshot.snapshot_id,
             f"{snapshot.total_rows:,}", f"{snapshot.rows:,}", first, last,
         )  # fmt: skip
-        announce(context, {"first": ref.first, "last": ref.last, "snapshot_id": str(snapshot.snapshot_id)})
+        if merged:  # what follows must see every day that changed
+            begin = min(merged)
+            rows = sum(n for day, n in lake.days(ref.table, snapshot.snapshot_id).items() if begin <= day <= last)
+            snapshot = replace(snapshot, first=begin.isoformat(), rows=rows)
+        days = [day.isoformat() for day in merged]
+        extra = {"first": snapshot.first, "last": ref.last, "snapshot_id": str(snapshot.snapshot_id)}
+        announce(context, extra | ({"late_days": days} if days else {}))
         return snapshot
 
     def datasets(self, result: SnapshotRef) -> tuple[list[Data], list[Data]]:
@@ -216,3 +253,13 @@ class PublishPartitionsOperator(SmlOperator):
             [Data(parent(staged.uri), rows=staged.rows_good)],
             [table(result.lake, result.table, rows=result.rows, version=version, columns=columns)],
         )
+
+    def _check_evolution(self, properties: Mapping[str, str], statement: str, whole: bool) -> None:
+        from airflow_provider_sml.ml.contract import evolution
+
+        if evolution.PROPERTY not in properties:
+            return
+        difference = evolution.compare(properties[evolution.PROPERTY], statement)
+        evolution.check(difference, whole)
+        for text in difference.taken + difference.refused:
+            self.log.warning("the contract changed: %s", text)

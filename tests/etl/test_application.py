@@ -2,50 +2,14 @@
 
 import datetime as dt
 import json
-import os
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from airflow_provider_sml.ml.etl import application
-from airflow_provider_sml.ml.etl.plan import compile_plan
-from airflow_provider_sml.ml.lake.audit import Staged
 from tests import shops
+from tests.etl.conftest import bad, good
 
 DAY = shops.FIRST
-
-
-@pytest.fixture
-def etl(spark, tmp_path):
-    """Runs the ETL over what has landed; gives the staged run with its rows."""
-
-    def run(first=DAY, last=None, **changes):
-        spec = shops.make_spec(tmp_path, **changes)
-        output = tmp_path / "staged" / os.urandom(4).hex()
-        output.mkdir(parents=True)
-        plan = compile_plan(spec.dataset, {"landing": str(tmp_path / "landing")}, first, last or first, str(output))
-        application.run(spark, json.loads(json.dumps(plan)))
-        return Staged.read(output)
-
-    return run
-
-
-@pytest.fixture
-def landing(tmp_path):
-    return tmp_path / "landing"
-
-
-def rows_of(files):
-    return pa.concat_tables([pq.read_table(path, partitioning=None) for path in files]).to_pylist() if files else []
-
-
-def good(staged):
-    return sorted(rows_of(staged.data), key=lambda row: row["order"])
-
-
-def bad(staged):
-    return rows_of(staged.quarantine)
 
 
 def test_good_rows_are_typed_and_have_their_features(etl, landing):

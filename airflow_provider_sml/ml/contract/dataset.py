@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from airflow_provider_sml.errors import ConfigurationError, ExpressionError, SmlError, did_you_mean
-from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Source, Strict, Values
+from airflow_provider_sml.ml.contract.model import Column, Contract, Formula, Name, Source, Strict, Values
 from airflow_provider_sml.ml.expressions import Expression, Type, compile, physical
 
 PARTITION = "event_date"
@@ -65,6 +65,18 @@ class Rule:
     column: str
     predicate: Expression
     promise: str
+
+
+@dataclass(frozen=True)
+class Mend:
+    """One step of a column's repair.
+
+    :param name: ``column:kind``, under which the report counts it.
+    :param value: the column's value after this step and those before it.
+    """
+
+    name: str
+    value: Expression
 
 
 class Dataset(Strict):
@@ -136,6 +148,18 @@ class Dataset(Strict):
         """The rules of one column; a joined column has those of its values."""
         return list(self._rules(name))
 
+    def repairs_of(self, name: str) -> list[Mend]:
+        """The steps of a column's repair in their order; the last one's value is what the rules are asked about."""
+        column = self.contract.columns.get(name)
+        if column is None or column.repair is None:
+            return []
+        return list(self._repairs(name, column))
+
+    @cached_property
+    def private_columns(self) -> list[str]:
+        """Columns with a privacy treatment, whose values no metadata, log or quarantine may show."""
+        return [name for name, column in self.contract.columns.items() if column.privacy is not None]
+
     @cached_property
     def table_columns(self) -> list[tuple[str, Type]]:
         """Columns of the lake table in order: the contract's, looked-up ones, features, the label, the partition."""
@@ -185,6 +209,20 @@ class Dataset(Strict):
                         todo=f"give contract.columns.{name} required: true",
                     ),
                 )
+        for position, name in enumerate(contract.shard):
+            if name not in contract.columns:
+                yield ("contract", "shard", position), _unknown("contract.shard", name, contract.columns)
+        if contract.late == "republish":
+            for position, name in enumerate(contract.key):
+                if name in contract.columns and contract.columns[name].privacy in ("drop", "mask"):
+                    yield (
+                        ("contract", "key", position),
+                        ConfigurationError(
+                            f"late: republish looks for the key {name} among the published rows",
+                            expected="a key that the table holds, as it is or hashed",
+                            found=f"privacy: {contract.columns[name].privacy}",
+                        ),
+                    )
         if contract.event_time not in contract.columns:
             yield ("contract", "event_time"), _unknown("contract.event_time", contract.event_time, contract.columns)
             return
@@ -317,6 +355,25 @@ class Dataset(Strict):
             categories = tuple(str(value) for value in listed or ())
         return Feature(name, expression, categories)
 
+    def _repairs(self, name: str, column: Column) -> Iterator[Mend]:
+        repair, text = column.repair, name
+        assert repair is not None
+        steps: list[tuple[str, Callable[[str], str]]] = []
+        if repair.trim:
+            steps.append(("trim", lambda x: f"trim({x})"))
+        if repair.case:
+            steps.append((repair.case, lambda x: f"{repair.case}({x})"))
+        if repair.map:
+            steps.append(("map", lambda x: _cases(x, [("=", old, new) for old, new in repair.map.items()])))
+        if repair.clip and column.range is not None:
+            ends = [(sign, end, end) for sign, end in zip("<>", column.range, strict=True) if end is not None]
+            steps.append(("clip", lambda x: _cases(x, ends) if ends else x))
+        if repair.default is not None:
+            steps.append(("default", lambda x: f"coalesce({x}, {_constant(repair.default)})"))
+        for kind, step in steps:
+            text = step(text)
+            yield Mend(f"{name}:{kind}", compile(text, {name: self.types[name]}))
+
     def _rules(self, name: str) -> Iterator[Rule]:
         values = self.values[name]
         if getattr(values, "required", False):
@@ -348,7 +405,15 @@ class ProblemError(ValueError):
         super().__init__(f"{dotted(place)}: {error}")
 
 
-def _constant(value: float | int | str) -> str:
+def _cases(text: str, cases: Iterable[tuple[str, Any, Any]]) -> str:
+    """A CASE that compares a text of an expression with constants and else leaves it as it is."""
+    whens = " ".join(f"WHEN {text} {sign} {_constant(limit)} THEN {_constant(value)}" for sign, limit, value in cases)
+    return f"CASE {whens} ELSE {text} END"
+
+
+def _constant(value: float | int | str | None) -> str:
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

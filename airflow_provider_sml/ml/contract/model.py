@@ -59,6 +59,41 @@ class HashPrivacy(Strict):
     hash: str
 
 
+class GeneralisePrivacy(Strict):
+    """Coarsen a date or a timestamp to the first moment of its month or year.
+
+    :param generalise: ``month`` or ``year``.
+    """
+
+    generalise: Literal["month", "year"]
+
+
+class PrefixPrivacy(Strict):
+    """Keep only the beginning of a text, as of a postal code.
+
+    :param prefix: number of characters kept.
+    """
+
+    prefix: Whole = Field(ge=1, le=64)
+
+
+class Repair(Strict):
+    """What is mended before the rules are asked; always in the order of the parameters, and nothing else ever is.
+
+    :param trim: remove blanks around a text.
+    :param case: turn a text's ASCII letters to ``upper`` or ``lower``.
+    :param map: a text on the left becomes the one on the right.
+    :param clip: move a number outside the range to the nearer end.
+    :param default: what stands for a value that is missing; a value of a wrong type is never replaced.
+    """
+
+    trim: Flag = False
+    case: Literal["upper", "lower"] | None = None
+    map: dict[str, str] = {}
+    clip: Flag = False
+    default: Flag | Whole | Number | str | None = None
+
+
 class Values(Strict):
     """What a value may be; shared by the contract's own columns and by joined ones.
 
@@ -66,9 +101,14 @@ class Values(Strict):
     :param range: smallest and largest allowed value, inclusive; null leaves a side open.
     :param values: the allowed values; for a category they also fix its codes, by position.
     :param description: for readers.
+    :param from: where the source has it, when not under the column's own name: another name, or a path of names such
+        as ``payload.user.id`` in nested JSON and Parquet (elements of arrays cannot be named).
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
     type: ColumnType
+    source: str | None = Field(default=None, alias="from", min_length=1)
     range: tuple[Number | None, Number | None] | None = None
     values: list[str] | list[Whole] | None = Field(default=None, min_length=1)
     description: str | None = None
@@ -104,17 +144,46 @@ class Column(Values):
 
     :param required: whether NULL is refused.
     :param known: ``before`` the event, so that a feature may use it, or only ``after``.
-    :param privacy: ``drop`` (not stored), ``mask`` (stored as ``***``) or ``{hash: connection}``.
+    :param privacy: ``drop`` (not stored), ``mask`` (stored as ``***``), ``{hash: connection}``,
+        ``{generalise: month}``, ``{generalise: year}`` or ``{prefix: 3}``.
+    :param optional: whether files may lack the column; its values are NULL then. Otherwise such a file is refused.
+    :param repair: what is mended; without it a value that breaks a rule sends its row to quarantine.
     """
 
     required: Flag = False
     known: Literal["before", "after"] = "before"
-    privacy: Literal["drop", "mask"] | HashPrivacy | None = None
+    privacy: Literal["drop", "mask"] | HashPrivacy | GeneralisePrivacy | PrefixPrivacy | None = None
+    optional: Flag = False
+    repair: Repair | None = None
 
     @model_validator(mode="after")
     def _privacy_fits(self) -> Column:
-        if self.privacy not in (None, "drop") and self.type != "string":
-            raise misfit("privacy", "drop: mask and hash are for string", f"a column of type {self.type}")
+        if isinstance(self.privacy, GeneralisePrivacy):
+            if self.type not in ("date", "timestamp"):
+                raise misfit("privacy", "generalise for date and timestamp only", f"a column of type {self.type}")
+        elif self.privacy not in (None, "drop") and self.type != "string":
+            raise misfit("privacy", "drop: mask, hash and prefix are for string", f"a column of type {self.type}")
+        if self.optional and self.required and (self.repair is None or self.repair.default is None):
+            raise misfit("optional", "false: a required column cannot be lacking", "true")
+        return self
+
+    @model_validator(mode="after")
+    def _repair_fits(self) -> Column:
+        repair = self.repair
+        if repair is None:
+            return self
+        if (repair.trim or repair.case or repair.map) and self.type != "string":
+            raise misfit("repair", "no trim, case or map, which are for string", f"a column of type {self.type}")
+        if repair.clip and self.range is None:
+            raise misfit("repair", "a range to clip to", "no range")
+        if repair.clip and self.type == "int" and any(end is not None and end % 1 for end in self.range or ()):
+            raise misfit("repair", "clip to a range of whole numbers", list(self.range or ()))
+        if repair.default is not None:
+            kinds: dict[str, tuple[type, ...]] = {
+                "int": (int,), "double": (int, float), "string": (str,), "boolean": (bool,),
+            }  # fmt: skip
+            if type(repair.default) not in kinds.get(self.type, ()):
+                raise misfit("repair", f"a default of type {self.type}, and none for times", repr(repair.default))
         return self
 
 
@@ -133,11 +202,15 @@ class Limits(Strict):
     """What a whole day must fulfil to become visible.
 
     :param bad_rows: largest share of rows in quarantine.
+    :param bad_number: largest number of rows in quarantine.
+    :param repaired_rows: largest share of rows that were repaired.
     :param rows: band of the number of rows.
     :param fresh: the newest event may be at most this much older than the end of the day.
     """
 
     bad_rows: Share = 0.01
+    bad_number: Whole | None = Field(default=None, ge=0)
+    repaired_rows: Share = 1.0
     rows: RowBand | None = None
     fresh: Duration | None = None
 
@@ -145,16 +218,26 @@ class Limits(Strict):
 class Contract(Strict):
     """What the rows of a dataset promise.
 
-    :param key: the columns that name a row; of rows with one key, one is kept.
+    :param key: the columns that name a row; of rows with one key, the one with the latest event time is kept.
+    :param unique: among which rows a key is looked for: those of one ``day`` of the event time, so that a range of days
+        gives what its days give one by one, or all those of a ``run``.
     :param event_time: the timestamp column that says when the event is or was due.
     :param partition: the unit that is published and replaced; ``day`` of the event time, UTC.
+    :param late: what becomes of a row whose event lies on an earlier day than its file: ``refuse`` sends it to
+        quarantine; ``republish`` puts it into the day of its event, which is published again, whole.
+    :param late_up_to: how many days late a row may be; later ones go to quarantine.
+    :param shard: the columns whose rows stay together in one file of a large day; the key when empty.
     :param columns: the columns by name. Source columns that are not listed are not read.
     :param limits: what a day must fulfil.
     """
 
     key: list[Name] = Field(min_length=1)
+    unique: Literal["day", "run"] = "day"
     event_time: Name
     partition: Literal["day"] = "day"
+    late: Literal["refuse", "republish"] = "refuse"
+    late_up_to: Duration = Field(default="7 days", validate_default=True)
+    shard: list[Name] = []
     columns: dict[Name, Column] = Field(min_length=1)
     limits: Limits = Limits()
 
@@ -198,7 +281,8 @@ class Source(Strict):
     """Where the raw rows are.
 
     :param format: of the files: ``csv`` with a header line, ``json`` lines, or ``parquet``.
-    :param path: the file of a day; ``{date}`` is its date, other names in braces are places of the spec.
+    :param path: the files of a day: one, all that fit a pattern (``{landing}/{date}/*.json.gz``) or a folder;
+        ``{date}`` is the day, other names in braces are places of the spec. Files that end in ``.gz`` are unpacked.
     :param null_values: texts that mean NULL.
     :param joins: what is looked up for each row.
     """

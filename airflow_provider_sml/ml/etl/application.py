@@ -1,41 +1,36 @@
 """The Spark application: landed files in, checked rows and quarantined rows out, into a fresh folder.
 
 It executes a plan (``plan.compile_plan``) in which everything is plain Spark SQL already, and knows nothing of specs.
-Self-contained on purpose: this one file is shipped to whatever runs Spark, needs no other package, keeps to the API of
-Spark 3.5 and to Python 3.9, and is started as ``spark-submit application.py PLAN``.
+Self-contained on purpose, and long for it: this one file is shipped to whatever runs Spark, needs no other package,
+keeps to the API of Spark 3.5 and to Python 3.9, and is started as ``spark-submit application.py PLAN``.
 
-Per row: values are cast, looked-up columns joined, rules checked; a row is good or goes to quarantine with its reasons.
-Of good rows with one key on one day, one is kept: the latest event, ties broken by content, so that a repeat gives the
-same rows. Output: ``data/`` (a file or more a day), ``quarantine/``, and, last of all, ``report.json``; without the
-report the output is incomplete. It publishes nothing.
+Per row: values are cast, repaired where the plan says how, and rules are asked; a row is good, or goes to quarantine
+with every reason. Of good rows with one key, one is kept: the latest event, ties broken by content, so that a repeat
+gives the same rows. Good rows get their looked-up columns and lie by the day of their event. Output: ``data/`` (a
+folder a day, a file or more in it), ``quarantine/``, and, last of all, ``report.json``; without the report the output
+is incomplete. It publishes nothing, and no private value gets into quarantine, report or log.
 """
 
 from __future__ import annotations
 
+import csv
 import datetime
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 MALFORMED = "_malformed"
-# What a text must look like to be of a type; Spark's own casts take more ("1d" as a number, "2013" as a timestamp).
-SHAPES = {
-    "int": r"^\s*[+-]?\d+\s*$",
-    "double": r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$",
-    "boolean": r"^\s*(?i:true|false)\s*$",
-    "date": r"^\d{4}-\d{2}-\d{2}$",
-    "timestamp": r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?$",
-}
-SPARK_TYPES = {"int": "BIGINT", "double": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "timestamp": "TIMESTAMP"}
 
 
 class PlanError(Exception):
@@ -46,7 +41,11 @@ def quoted(name: str) -> str:
     return "`" + name + "`"
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+def column(name: str) -> Column:
+    return F.col(quoted(name))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def file_system(spark: SparkSession, path: str) -> tuple[Any, Any]:
@@ -55,15 +54,32 @@ def file_system(spark: SparkSession, path: str) -> tuple[Any, Any]:
     return jvm_path.getFileSystem(spark._jsc.hadoopConfiguration()), jvm_path
 
 
-def exists(spark: SparkSession, path: str) -> bool:
-    system, jvm_path = file_system(spark, path)
-    return system.exists(jvm_path)
+def list_files(spark: SparkSession, pattern: str) -> list[tuple[str, int]]:
+    """Path and size of the files that fit a pattern, sorted; of a folder, those in it. Hidden ones do not count."""
+    system, jvm_path = file_system(spark, pattern)
+    found = []
+    for status in system.globStatus(jvm_path) or []:
+        for entry in system.listStatus(status.getPath()) if status.isDirectory() else [status]:
+            if entry.isFile() and entry.getPath().getName()[0] not in "._":
+                found.append((entry.getPath().toString(), entry.getLen()))
+    return sorted(found)
+
+
+def list_all(spark: SparkSession, patterns: list[str]) -> dict[str, list[tuple[str, int]]]:
+    """The files of each pattern."""
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(patterns, pool.map(lambda pattern: list_files(spark, pattern), patterns)))
 
 
 def read_text(spark: SparkSession, path: str, first_line: bool = False) -> str:
-    """The text of a file on any file system, or its first line."""
+    """The text of a file on any file system, unpacked if its name says so, or its first line."""
     system, jvm_path = file_system(spark, path)
-    reader = spark._jvm.java.io.BufferedReader(spark._jvm.java.io.InputStreamReader(system.open(jvm_path), "UTF-8"))
+    stream = system.open(jvm_path)
+    factory = spark._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(spark._jsc.hadoopConfiguration())
+    codec = factory.getCodec(jvm_path)
+    if codec is not None:
+        stream = codec.createInputStream(stream)
+    reader = spark._jvm.java.io.BufferedReader(spark._jvm.java.io.InputStreamReader(stream, "UTF-8"))
     try:
         if first_line:
             return reader.readLine() or ""
@@ -90,140 +106,219 @@ def write_text(spark: SparkSession, path: str, text: str) -> None:
         raise OSError(f"cannot rename {path}.tmp")
 
 
-def header(line: str) -> list[str]:
-    """Column names of a CSV header line."""
-    return [name.strip().strip('"') for name in line.lstrip("\ufeff").rstrip("\r").split(",")]
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_raw(spark: SparkSession, format_: str, paths: list[str], wanted: list[str]) -> DataFrame:
-    """The wanted columns of files, as text where the format has no types, plus the malformed-row mark.
+class Source:
+    """Files of one format, and how the wanted columns are read from them.
 
-    CSV files are grouped by their header, so that a file with another order of columns is read right.
+    :param format_: ``csv``, ``json`` or ``parquet``.
+    :param files: their paths.
+    :param wanted: the columns as the plan has them.
+    :param null_values: texts that mean NULL.
     """
-    missing = [path for path in paths if not exists(spark, path)]
-    if missing:
-        raise PlanError(f"{len(missing)} of {len(paths)} files are not there, the first is {missing[0]}")
-    if format_ != "csv":
-        reader = spark.read
-        if format_ == "json":
-            fields = [StructField(name, StringType()) for name in [*wanted, MALFORMED]]
-            reader = reader.schema(StructType(fields)).option("columnNameOfCorruptRecord", MALFORMED)
-        frame = getattr(reader, format_)(paths)
-        lacking = [name for name in wanted if name not in frame.columns]
-        if lacking:
-            raise PlanError(f"{paths[0]} lacks the columns {lacking}; it has {frame.columns}")
-        marked = frame if MALFORMED in frame.columns else frame.withColumn(MALFORMED, F.lit(None).cast("string"))
-        return marked.select(*[quoted(name) for name in wanted], MALFORMED, F.col("_metadata.file_path").alias("_file"))
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for path in paths:
-        line = read_text(spark, path, first_line=True)
-        if not line:
-            continue  # an empty file has no rows; the audit decides what that means
-        names = header(line)
-        lacking = [name for name in wanted if name not in names]
-        if lacking:
-            raise PlanError(f"{path} lacks the columns {lacking}; its header is {names}")
-        groups.setdefault(tuple(names), []).append(path)
-    frames = []
-    for columns, members in groups.items():
-        fields = [StructField(name, StringType()) for name in (*columns, MALFORMED)]
-        reader = spark.read.schema(StructType(fields)).option("header", True).option("enforceSchema", True)
-        reader = reader.option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
-        # Spark prunes columns and then no longer sees that a row has too few or too many values.
-        frame = (
-            reader.option("escape", '"')
-            .csv(members)
-            .select(*[quoted(name) for name in wanted], MALFORMED, F.col("_metadata.file_path").alias("_file"))
-        )
-        frames.append(frame)
-    if not frames:
-        fields = [StructField(name, StringType()) for name in [*wanted, MALFORMED, "_file"]]
-        return spark.createDataFrame([], StructType(fields))
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        format_: str,
+        files: list[str],
+        wanted: list[dict[str, Any]],
+        null_values: list[str],
+    ) -> None:
+        self.spark, self.format, self.files, self.wanted = spark, format_, files, wanted
+        self.null_values = null_values
+        self.lacking: set[str] = set()
+        self.unlisted: set[str] = set()
+
+    def read(self) -> DataFrame:
+        """The wanted columns cast to their types, ``_bad_NAME`` (a value was there that is not of the type),
+        ``_landed`` (what was there, less what is private), the malformed-row mark and the file's URL."""
+        frames = getattr(self, "read_" + self.format)() if self.files else []
+        if not frames:
+            fields = [StructField(name, StringType()) for name in [*self.names(), MALFORMED, "_file"]]
+            frames = [self.spark.createDataFrame([], StructType(fields))]
+        return union([self.cast(frame) for frame in frames])
+
+    def names(self) -> list[str]:
+        return [item["name"] for item in self.wanted]
+
+    def check(self, where: str, present: list[str], top: list[str]) -> None:
+        """Refuse files that lack a column, unless it may be lacking; note what else they have."""
+        lacking = [item["from"] for item in self.wanted if item["from"] not in present]
+        needed = [item["from"] for item in self.wanted if item["from"] in lacking and not item["optional"]]
+        if needed:
+            raise PlanError(f"{where} lacks the columns {needed}; it has {top}")
+        self.lacking.update(lacking)
+        used = {item["from"] for item in self.wanted} | {item["from"].split(".")[0] for item in self.wanted}
+        self.unlisted.update(name for name in top if name not in used)
+
+    def select(self, frame: DataFrame, present: list[str], path: Any) -> DataFrame:
+        """The wanted columns under their names; ``path`` makes of a source's name the column that it is."""
+        selected = [
+            (path(item["from"]) if item["from"] in present else F.lit(None).cast("string")).alias(item["name"])
+            for item in self.wanted
+        ]
+        mark = column(MALFORMED) if MALFORMED in frame.columns else F.lit(None).cast("string").alias(MALFORMED)
+        return frame.select(*selected, mark, F.col("_metadata.file_path").alias("_file"))
+
+    def cast(self, frame: DataFrame) -> DataFrame:
+        """Texts that mean NULL made NULL, then each column cast."""
+        texts = {name for name, kind in frame.dtypes if kind == "string"}
+        nulled = [
+            F.when(column(name).isin(self.null_values), None).otherwise(column(name)).alias(name)
+            if name in texts and self.null_values
+            else column(name)
+            for name in self.names()
+        ]
+        frame = frame.select(*nulled, MALFORMED, "_file")
+        values = [
+            F.expr(item["text_sql" if item["name"] in texts else "typed_sql"]).alias("_v_" + item["name"])
+            for item in self.wanted
+        ]
+        frame = frame.select("*", *values)
+        shown = [column(item["name"]).cast("string").alias(item["name"]) for item in self.wanted if not item["private"]]
+        landed = (F.struct(*shown) if shown else F.struct(F.lit(None).alias("_"))).alias("_landed")
+        cast, bad = [], []
+        for name in self.names():
+            value = column("_v_" + name)
+            cast.append(value.alias(name))
+            bad.append((column(name).isNotNull() & value.isNull()).alias("_bad_" + name))
+        return frame.select(*cast, *bad, landed, MALFORMED, "_file")
+
+    def read_csv(self) -> list[DataFrame]:
+        """Files are grouped by their header, so that one with another order of columns is read right."""
+        with ThreadPoolExecutor(8) as pool:
+            lines = list(pool.map(lambda path: read_text(self.spark, path, first_line=True), self.files))
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for path, line in zip(self.files, lines):
+            if line:  # an empty file has no rows; the audit decides what that means
+                header = next(csv.reader([line.lstrip("\ufeff").rstrip("\r")]))
+                groups.setdefault(tuple(name.strip() for name in header), []).append(path)
+        frames = []
+        for names, members in groups.items():
+            self.check(members[0], list(names), list(names))
+            fields = [StructField(name, StringType()) for name in (*names, MALFORMED)]
+            reader = self.spark.read.schema(StructType(fields)).option("header", True).option("enforceSchema", True)
+            reader = reader.option("columnNameOfCorruptRecord", MALFORMED).option("mode", "PERMISSIVE")
+            frames.append(self.select(reader.option("escape", '"').csv(members), list(names), column))
+        return frames
+
+    def read_json(self) -> list[DataFrame]:
+        """Every leaf is read as text; a path that is not there is NULL, because lines have no header to tell."""
+        tree: dict[str, Any] = {}
+        for item in self.wanted:
+            place, parts = tree, item["from"].split(".")
+            for part in parts[:-1]:
+                place = place.setdefault(part, {})
+                if place is None:
+                    raise PlanError("{} lies within another column".format(item["from"]))
+            if place.setdefault(parts[-1], None) is not None:
+                raise PlanError("{} holds another column".format(item["from"]))
+        schema = struct({**tree, MALFORMED: None})
+        reader = self.spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED)
+        return [self.select(reader.json(self.files), [item["from"] for item in self.wanted], nested)]
+
+    def read_parquet(self) -> list[DataFrame]:
+        """One frame where the files' schemas can be merged, else a group for each schema."""
+        try:
+            groups = [self.spark.read.option("mergeSchema", True).parquet(*self.files)]
+        except Exception as error:  # of Spark's class, which moved between its versions
+            if "merge" not in str(error).lower():
+                raise
+            schemas: dict[str, list[str]] = {}
+            for path in self.files:
+                schemas.setdefault(self.spark.read.parquet(path).schema.json(), []).append(path)
+            groups = [self.spark.read.parquet(*members) for members in schemas.values()]
+        frames = []
+        for frame in groups:
+            present = leaves(frame.schema)
+            where = self.files[0] if len(groups) == 1 else f"one of the files from {self.files[0]} on"
+            self.check(where, present, frame.columns)
+            found = self.select(frame, present, nested)
+            kinds = dict(found.dtypes)
+            for item in self.wanted:
+                kind = re.sub(r"\(.*", "", kinds[item["name"]])
+                if kind != "string" and kind not in item["kinds"]:
+                    raise PlanError(
+                        "{}: {} is {}, which cannot become {} without changing what it means".format(
+                            where, item["from"], kinds[item["name"]], item["type"]
+                        )
+                    )
+            frames.append(found)
+        return frames
+
+
+def struct(tree: dict[str, Any]) -> StructType:
+    """A schema of texts, nested as the tree."""
+    return StructType([StructField(name, struct(below) if below else StringType()) for name, below in tree.items()])
+
+
+def leaves(schema: StructType, above: str = "") -> list[str]:
+    """Paths of all fields."""
+    found = []
+    for field in schema.fields:
+        found.append(above + field.name)
+        if isinstance(field.dataType, StructType):
+            found += leaves(field.dataType, above + field.name + ".")
+    return found
+
+
+def nested(path: str) -> Column:
+    return F.col(".".join(quoted(part) for part in path.split(".")))
+
+
+def union(frames: list[DataFrame]) -> DataFrame:
     result = frames[0]
     for frame in frames[1:]:
         result = result.unionByName(frame)
     return result
 
 
-def nulled(frame: DataFrame, columns: dict[str, str], null_values: list[str]) -> DataFrame:
-    """Texts that mean NULL become NULL."""
-    for name in columns:
-        if dict(frame.dtypes)[name] == "string":
-            column = F.col(quoted(name))
-            frame = frame.withColumn(name, F.when(column.isin(null_values), None).otherwise(column))
-    return frame
-
-
-def cast_sql(name: str, type_: str, from_text: bool) -> str:
-    """SQL of a value cast to its type, NULL when it is none."""
-    column = quoted(name)
-    if type_ == "string":
-        return f"CAST({column} AS STRING)"
-    if from_text:
-        pattern = SHAPES[type_].replace("\\", "\\\\")
-        value = f"CASE WHEN {column} RLIKE '{pattern}' THEN try_cast(trim({column}) AS {SPARK_TYPES[type_]}) END"
-    else:
-        value = f"try_cast({column} AS {SPARK_TYPES[type_]})"
-    if type_ == "timestamp":
-        return f"CAST({value} AS TIMESTAMP_NTZ)"
-    if type_ == "double":  # the lake holds finite numbers only
-        return f"nullif(nullif(nullif({value}, double('NaN')), double('Infinity')), double('-Infinity'))"
-    return value
-
-
-def cast_columns(frame: DataFrame, columns: dict[str, str]) -> DataFrame:
-    """Each column cast, and beside it whether a value was there that is not of the type."""
-    kinds = dict(frame.dtypes)
-    selected = [F.col(quoted(name)) for name in frame.columns if name not in columns]
-    for name, type_ in columns.items():
-        sql = cast_sql(name, type_, kinds[name] == "string")
-        selected.append(F.expr(sql).alias(name))
-        selected.append(F.expr(f"{quoted(name)} IS NOT NULL AND ({sql}) IS NULL").alias("_bad_" + name))
-    return frame.select(*selected)
-
-
 # --- joins ------------------------------------------------------------------------------------------------------------
 
 
-def read_join(spark: SparkSession, join: dict[str, Any], null_values: list[str]) -> tuple[DataFrame, dict[str, Any]]:
-    """The looked-up rows: keys, time and columns under their names in the table; bad values NULL, with counts."""
-    needed = dict(join["on"])
-    if join["as_of"]:
-        needed[join["as_of"]] = "timestamp"
-    types = dict(needed)
-    types.update({column["name"]: column["type"] for column in join["columns"]})
-    paths = [path for path in join["optional"] if exists(spark, path)] + join["paths"]
-    frame = read_raw(spark, join["format"], paths, list(types))
-    frame = cast_columns(nulled(frame, types, null_values), types)
-    keys = [F.col(quoted(name)).alias("_on_" + name) for name in join["on"]]
-    values = []
-    nulls = []
-    for column in join["columns"]:
-        name, physical = column["name"], quoted(column["physical"])
-        frame = frame.withColumnRenamed(name, column["physical"])
-        check = column["check"] or "TRUE"
-        values.append(F.expr(f"CASE WHEN {check} THEN {physical} END").alias(column["physical"]))
-        bad = F.expr(f"`_bad_{name}` OR NOT ({check})")
-        nulls.append(F.sum(bad.cast("long")).alias(name))
+def read_join(
+    spark: SparkSession, join: dict[str, Any], files: list[str], null_values: list[str]
+) -> tuple[DataFrame, DataFrame]:
+    """The looked-up rows: keys, time and columns under their names in the table, bad values NULL; and their counts."""
+    source = Source(spark, join["format"], files, join["needed"] + join["columns"], null_values)
     whole = F.lit(True)
-    for name in needed:
-        whole = whole & F.col(quoted(name)).isNotNull()
-    frame = frame.where(whole)
-    counts = frame.agg(F.count(F.lit(1)).alias("_rows"), *nulls).first().asDict()
+    for item in join["needed"]:
+        whole = whole & column(item["name"]).isNotNull()
+    frame = source.read().where(whole)
+    keys = [column(name).alias("_on_" + name) for name in join["on"]]
     if join["as_of"]:
-        keys.append(F.col(quoted(join["as_of"])).alias("_as_of"))
-    rows = frame.select(*keys, *values)
-    found = {"rows": counts.pop("_rows"), "set_to_null": {name: n for name, n in counts.items() if n}}
-    return rows, found
+        keys.append(column(join["as_of"]).alias("_as_of"))
+    values, counts = [], [counted("join_rows", join["name"], F.count(F.lit(1)))]
+    for item in join["columns"]:
+        name, physical = item["name"], item["physical"]
+        frame = frame.withColumnRenamed(name, physical)
+        check = item["check"] or "TRUE"
+        values.append(F.expr(f"CASE WHEN {check} THEN {quoted(physical)} END").alias(physical))
+        bad = F.expr(f"`_bad_{name}` OR NOT ({check})")
+        counts.append(counted("join_null", join["name"] + "." + name, F.sum(bad.cast("long"))))
+    told = frame.agg(F.array(*counts).alias("_told")).select(F.inline("_told"))
+    return frame.select(*keys, *values), told
+
+
+def counted(what: str, name: Any, count: Column, moment: Any = None) -> Column:
+    """A struct of the one form that every count of a run has, so that one job can count everything."""
+    return F.struct(
+        F.lit(what).alias("what"),
+        (F.lit(name) if isinstance(name, str) else name).alias("name"),
+        F.coalesce(count, F.lit(0)).cast("long").alias("rows"),
+        (F.lit(None) if moment is None else moment).cast("string").alias("newest"),
+    )
 
 
 def join_equal(left: DataFrame, right: DataFrame, join: dict[str, Any]) -> DataFrame:
     """Left join on equal keys; of several looked-up rows with one key, the one that sorts last."""
     keys = ["_on_" + name for name in join["on"]]
-    values = [column["physical"] for column in join["columns"]]
-    order = Window.partitionBy(*keys).orderBy(*[F.col(name).desc_nulls_last() for name in values])
+    values = [item["physical"] for item in join["columns"]]
+    order = Window.partitionBy(*keys).orderBy(*[column(name).desc_nulls_last() for name in values])
     right = right.withColumn("_n", F.row_number().over(order)).where("_n = 1").drop("_n")
-    condition = [F.col(quoted(name)) == F.col("_on_" + name) for name in join["on"]]
+    condition = [column(name) == F.col("_on_" + name) for name in join["on"]]
     return left.join(right, condition, "left").drop(*keys)
 
 
@@ -235,15 +330,15 @@ def join_as_of(left: DataFrame, right: DataFrame, join: dict[str, Any], event_ti
     """
     delay, tolerance = join["delay_s"], join["tolerance_s"]
     keys = ["_on_" + name for name in join["on"]]
-    values = [column["physical"] for column in join["columns"]]
+    values = [item["physical"] for item in join["columns"]]
     left_columns = left.columns
     lefts = left.select(
-        *[F.col(quoted(name)).alias("_on_" + name) for name in join["on"]],
-        F.col(quoted(event_time)).alias("_t"),
+        *[column(name).alias("_on_" + name) for name in join["on"]],
+        column(event_time).alias("_t"),
         F.lit(1).alias("_side"),
-        F.struct(*[F.col(quoted(name)) for name in left_columns]).alias("_left"),
+        F.struct(*[column(name) for name in left_columns]).alias("_left"),
         F.lit(None).alias("_right"),
-        F.to_date(F.col(quoted(event_time))).alias("_day"),
+        F.to_date(column(event_time)).alias("_on_day"),
     )
     known = F.expr(f"_as_of + make_dt_interval(0, 0, 0, {delay})")
     until = F.expr(f"_as_of + make_dt_interval(0, 0, 0, {tolerance})")
@@ -253,138 +348,330 @@ def join_as_of(left: DataFrame, right: DataFrame, join: dict[str, Any], event_ti
         F.lit(0).alias("_side"),
         F.lit(None).alias("_left"),
         F.struct("_as_of", *values).alias("_right"),
-        F.explode(F.sequence(F.to_date(known), F.greatest(F.to_date(until), F.to_date(known)))).alias("_day"),
+        F.explode(F.sequence(F.to_date(known), F.greatest(F.to_date(until), F.to_date(known)))).alias("_on_day"),
     )
     together = lefts.unionByName(rights.select(*lefts.columns))
-    order = Window.partitionBy(*keys, "_day").orderBy("_t", "_side", "_right")
+    order = Window.partitionBy(*keys, "_on_day").orderBy("_t", "_side", "_right")
     window = order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     matched = together.withColumn("_found", F.last("_right", ignorenulls=True).over(window)).where("_side = 1")
     young = F.expr(f"_found._as_of + make_dt_interval(0, 0, 0, {tolerance}) >= _t")
     return matched.select("_left.*", *[F.when(young, F.col("_found." + quoted(name))).alias(name) for name in values])
 
 
-# --- the run ----------------------------------------------------------------------------------------------------------
+# --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def checked(spark: SparkSession, plan: dict[str, Any]) -> DataFrame:
-    """All rows with their day and reasons; an empty list of reasons means good."""
-    columns = {column["name"]: column["type"] for column in plan["columns"]}
-    raw = read_raw(spark, plan["format"], plan["paths"], list(columns))
-    raw = nulled(raw, columns, plan["null_values"])
-    shown = [quoted(c["name"]) for c in plan["columns"] if not c["privacy"]]
-    raw = raw.withColumn("_raw", F.to_json(F.struct(*shown)) if shown else F.lit("{}"))
-    raw = raw.withColumn("_day", F.to_date(F.regexp_extract("_file", plan["date_pattern"], 1)))
-    frame = cast_columns(raw, columns)
+def checked(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
+    """All rows: repaired columns, ``_reasons`` ("" means good), ``_repairs``, ``_raw`` of bad rows, ``_file_day``,
+    ``_day`` (of the event) and ``_tie`` (a hash of the content)."""
+    columns = plan["columns"]
+    names = [item["name"] for item in columns]
+    moment = column(plan["event_time"])
+    repairs, repaired = [], []
+    for item in columns:
+        before = quoted(item["name"])
+        for step in item["repairs"]:
+            changed = F.expr("NOT (({}) <=> ({}))".format(before, step["sql"]))
+            repairs.append(F.when(changed, F.lit(step["name"])))
+            before = step["sql"]
+        repaired.append(F.expr(before).alias(item["name"]))
+    day = F.to_date(F.regexp_extract("_file", plan["date_pattern"], 1))
+    frame = frame.select(
+        *repaired,
+        *["_bad_" + name for name in names],
+        "_landed",
+        MALFORMED,
+        "_file",
+        day.alias("_file_day"),
+        (F.concat_ws("; ", *repairs) if repairs else F.lit("")).alias("_repairs"),
+    )
     reasons = [F.when(F.col(MALFORMED).isNotNull(), "row:malformed")]
-    for column in plan["columns"]:
-        reason = F.when(F.col("_bad_" + column["name"]), column["name"] + ":type")
-        for rule in column["rules"]:
-            reason = reason.when(F.expr("NOT ({})".format(rule["sql"])), rule["name"])
-        reasons.append(reason)
-    moment = quoted(plan["event_time"])
-    reasons.append(F.expr("CASE WHEN to_date({}) <> _day THEN '{}:other_day' END".format(moment, plan["event_time"])))
-    frame = frame.withColumn("_reasons", F.array_compact(F.array(*reasons)))
-    good = F.size("_reasons") == 0
-    # Bad rows must not push good ones out, so they are kept apart from the ranking.
-    keys = [F.col(quoted(name)) for name in plan["key"]]
-    order = Window.partitionBy(good, "_day", *keys).orderBy(F.col(moment).desc(), F.col("_raw").desc())
+    for item in columns:
+        bad = F.col("_bad_" + item["name"])
+        reasons.append(F.when(bad, item["name"] + ":type"))
+        for rule in item["rules"]:
+            reasons.append(F.when(~bad & F.expr("NOT ({})".format(rule["sql"])), rule["name"]))
+    event_day = F.to_date(moment)
+    oldest = F.date_sub("_file_day", plan["late_days"])
+    reasons.append(F.when((event_day > F.col("_file_day")) | (event_day < oldest), plan["event_time"] + ":other_day"))
+    # The values of a malformed row may stand in any column, so none of them is shown if some column is private.
+    hidden = F.col(MALFORMED).isNotNull() & F.lit(any(item["private"] for item in columns))
+    frame = frame.withColumn("_reasons", F.concat_ws("; ", *reasons))
+    good = F.col("_reasons") == ""
+    if plan["later_paths"]:  # of files that landed after the interval only its own rows are taken
+        own = good & event_day.between(F.lit(plan["first"]).cast("date"), F.lit(plan["last"]).cast("date"))
+        frame = frame.where((F.col("_file_day") <= F.lit(plan["last"]).cast("date")) | own)
+    return frame.select(
+        *[column(name) for name in names],
+        "_reasons",
+        "_repairs",
+        F.when(~good, F.when(hidden, F.lit("{}")).otherwise(F.to_json("_landed"))).alias("_raw"),
+        "_file",
+        "_file_day",
+        F.when(good, event_day).alias("_day"),
+        F.xxhash64(*[column(name) for name in names]).alias("_tie"),
+    )
+
+
+def without_duplicates(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
+    """Of good rows with one key, all but the latest get a reason."""
+    good = F.col("_reasons") == ""
+    # Bad rows must not push good ones out, so they are kept apart from the ranking: "_day" is NULL for them.
+    groups = [*(["_day"] if plan["unique"] == "day" else []), *[column(name) for name in plan["key"]]]
+    order = Window.partitionBy(good, *groups).orderBy(column(plan["event_time"]).desc(), F.col("_tie").desc())
     frame = frame.withColumn("_n", F.row_number().over(order))
     duplicate = good & (F.col("_n") > 1)
-    frame = frame.withColumn(
-        "_reasons", F.when(duplicate, F.array(F.lit("key:duplicate"))).otherwise(F.col("_reasons"))
-    )
-    return frame.drop("_n", MALFORMED, *["_bad_" + name for name in columns])
+    shown = [column(item["name"]) for item in plan["columns"] if not item["private"]]
+    raw = F.to_json(F.struct(*shown)) if shown else F.lit("{}")
+    return frame.withColumns(
+        {
+            "_reasons": F.when(duplicate, F.lit("key:duplicate")).otherwise(F.col("_reasons")),
+            "_raw": F.when(duplicate, raw).otherwise(F.col("_raw")),
+        }
+    ).drop("_n")
+
+
+# --- private values ---------------------------------------------------------------------------------------------------
+
+
+def privacy_keys(plan: dict[str, Any]) -> dict[str, bytes]:
+    """The keys of the hashed columns by connection; they come by the environment and are written nowhere."""
+    given = json.loads(os.environ.get("SML_PRIVACY_KEYS", "{}"))
+    keys = {}
+    for output in plan["outputs"]:
+        if output["hash"]:
+            if output["hash"] not in given:
+                raise PlanError(
+                    "no key was given for the connection {}, which hashes {}".format(output["hash"], output["name"])
+                )
+            keys[output["hash"]] = given[output["hash"]].encode("utf-8")
+    return keys
+
+
+def key_id(key: bytes) -> str:
+    """Tells one key from another without telling the key: the beginning of its HMAC-SHA256 of a fixed text."""
+    return hmac.new(key, b"airflow-provider-sml key id", hashlib.sha256).hexdigest()[:12]
 
 
 def keyed_hash(key: bytes) -> Any:
     """HMAC-SHA256 as a Spark function. The key stays out of the query plan, which Spark prints and logs."""
 
-    def digest(value: str | None) -> str | None:
+    def digest(value):  # type: ignore[no-untyped-def]  # Spark would read more into hints
         return None if value is None else hmac.new(key, value.encode("utf-8"), hashlib.sha256).hexdigest()
 
     return F.udf(digest, StringType())
 
 
-def table_rows(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
-    """The good rows as the table holds them."""
-    private = {column["name"]: column["privacy"] for column in plan["columns"] if column["privacy"]}
-    keys = json.loads(os.environ.get("SML_PRIVACY_KEYS", "{}"))
+def table_rows(frame: DataFrame, plan: dict[str, Any], keys: dict[str, bytes]) -> DataFrame:
+    """The good rows as the table holds them, and the columns that place them in files."""
     selected = []
     for output in plan["outputs"]:
-        name = output["name"]
-        treatment = private.get(name)
-        if treatment == "mask":
-            value = F.when(F.col(quoted(name)).isNotNull(), F.lit("***"))
-        elif treatment:
-            if treatment["hash"] not in keys:
-                raise PlanError(
-                    "no key was given for the connection {}, which hashes {}".format(treatment["hash"], name)
-                )
-            value = keyed_hash(keys[treatment["hash"]].encode("utf-8"))(F.col(quoted(name)))
-        else:
-            value = F.expr(output["sql"])
-        selected.append(value.alias(name))
-    return frame.select(*selected)
+        value = F.expr(output["sql"])
+        if output["hash"]:
+            value = keyed_hash(keys[output["hash"]])(value)
+        selected.append(value.alias(output["name"]))
+    return frame.select(*selected, "_p", "_s")
+
+
+# --- planning files ---------------------------------------------------------------------------------------------------
+
+
+def plan_files(rows: dict[str, int], bytes_per_row: float, file_bytes: int) -> dict[str, int]:
+    """How many files each day gets, so that each is about as large as wanted: never more than twice, never empty."""
+    return {day: max(1, min(count, round(count * bytes_per_row / file_bytes))) for day, count in rows.items()}
+
+
+def place_heavy(heavy: dict[Any, int], rows: int, files: int) -> dict[Any, list[int]]:
+    """Where the rows of heavy keys go: each key is salted into pieces, and each piece put into the emptiest file.
+
+    :param heavy: rows of each key that has too many for its hash alone to place them.
+    :param rows: rows of the day; those of other keys lie evenly over the files.
+    :param files: number of files.
+    :returns: files of each key, one for each piece.
+    """
+    piece = max(1.0, rows / files / 4)
+    load = [(rows - sum(heavy.values())) / files] * files
+    places: dict[Any, list[int]] = {}
+    for key, count in sorted(heavy.items(), key=lambda item: (-item[1], str(item[0]))):
+        pieces = math.ceil(count / piece)
+        for _ in range(pieces):
+            emptiest = load.index(min(load))
+            load[emptiest] += count / pieces
+            places.setdefault(key, []).append(emptiest)
+    return places
+
+
+def placed(
+    frame: DataFrame, plan: dict[str, Any], rows: dict[str, int], input_bytes: int
+) -> tuple[DataFrame, dict[str, Any]]:
+    """The good rows with their day ``_p`` and file ``_s``, and the plan that this follows."""
+    total = sum(rows.values())
+    per_row = plan["bytes_per_row"] or max(8.0 * len(plan["outputs"]), input_bytes / max(total, 1)) / 2
+    files = plan_files(rows, per_row, plan["file_bytes"])
+    told: dict[str, Any] = {
+        "bytes_per_row": round(per_row, 1),
+        "measured": plan["bytes_per_row"] is not None,
+        "files": sum(files.values()),
+        "shards": {day: number for day, number in sorted(files.items()) if number > 1},
+        "salted_keys": 0,
+    }
+    several = told["shards"]
+    shard = F.lit(0)
+    if several:
+        by_day = F.create_map(*[part for day, number in several.items() for part in (F.lit(day), F.lit(number))])
+        frame = frame.withColumns(
+            {
+                "_k": F.xxhash64(*[column(name) for name in plan["shard"] or plan["key"]]),
+                "_f": F.coalesce(F.element_at(by_day, F.col("_day").cast("string")), F.lit(1)),
+            }
+        )
+        shard = F.expr("CAST(pmod(_k, _f) AS INT)")
+        places = heavy_places(frame, rows, several) if plan["shard"] else []
+        if places:
+            told["salted_keys"] = len(places)
+            schema = "_hd string, _hk bigint, _places array<int>"
+            salted = F.broadcast(frame.sparkSession.createDataFrame(places, schema))
+            condition = (F.col("_day").cast("string") == F.col("_hd")) & (F.col("_k") == F.col("_hk"))
+            frame = frame.join(salted, condition, "left")
+            shard = F.expr("CASE WHEN _places IS NULL THEN CAST(pmod(_k, _f) AS INT) "
+                           "ELSE _places[CAST(pmod(_tie, size(_places)) AS INT)] END")  # fmt: skip
+    frame = frame.withColumns({"_p": F.col("_day"), "_s": shard})
+    return frame.drop("_k", "_f", "_hd", "_hk", "_places"), told
+
+
+def heavy_places(frame: DataFrame, rows: dict[str, int], several: dict[str, int]) -> list[tuple[str, int, list[int]]]:
+    """The keys that alone fill an eighth of a file, with the files of their pieces."""
+    least = min(rows[day] / number for day, number in several.items()) / 8
+    counts = frame.where("_f > 1").groupBy(F.col("_day").cast("string").alias("day"), "_k").count()
+    heavy: dict[str, dict[int, int]] = {}
+    for row in counts.where(F.col("count") >= max(least, 2)).collect():
+        heavy.setdefault(row["day"], {})[row["_k"]] = row["count"]
+    return [
+        (day, key, files)
+        for day, keys in sorted(heavy.items())
+        for key, files in sorted(place_heavy(keys, rows[day], several[day]).items())
+    ]
+
+
+def write_days(frame: DataFrame, sort: list[str], path: str, files: int) -> None:
+    """Parquet, one file for each day and shard, the rows in a fixed order. Their day stays in the files as well, under
+    its own name, as Iceberg wants it."""
+    ordered = ["_p", "_s", *[quoted(name) for name in sort]]
+    tasks = min(files, 4 * int(frame.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    by_file = frame.repartition(tasks, "_p", "_s").sortWithinPartitions(*ordered)
+    by_file.write.partitionBy("_p", "_s").mode("errorifexists").parquet(path)
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def count_rows(rows: DataFrame, plan: dict[str, Any], told: list[DataFrame]) -> dict[str, Any]:
+    """Everything that the report counts, by one Spark job."""
+    groups = rows.groupBy("_file_day", "_day", "_reasons", "_repairs")
+    moment = F.max(F.when(F.col("_reasons") == "", column(plan["event_time"])))
+    name = F.to_json(F.struct("_file_day", "_day", "_reasons", "_repairs"))
+    own = groups.agg(F.count(F.lit(1)).alias("_rows"), moment.alias("_newest"))
+    own = own.select(F.inline(F.array(counted("rows", name, F.col("_rows"), F.col("_newest")))))
+    days: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {"days": days, "reasons": {}, "repairs": {}, "joins": {}}
+
+    def of(day: str) -> dict[str, Any]:
+        empty = {"rows_in": 0, "rows_good": 0, "rows_bad": 0, "rows_repaired": 0, "rows_late": 0, "newest": None}
+        return days.setdefault(day, empty)
+
+    for row in union([own, *told]).collect():
+        if row["what"] == "rows":
+            add_rows(of, found, json.loads(row["name"]), row["rows"], row["newest"])
+            continue
+        join, _, name = row["name"].partition(".")
+        entry = found["joins"].setdefault(join, {"rows": 0, "set_to_null": {}})
+        if row["what"] == "join_rows":
+            entry["rows"] = row["rows"]
+        elif row["rows"]:
+            entry["set_to_null"][name] = row["rows"]
+    return found
+
+
+def add_rows(of: Any, found: dict[str, Any], group: dict[str, str], count: int, newest: str | None) -> None:
+    """Add the rows of one file day, event day, set of reasons and set of repairs."""
+    landed = of(group["_file_day"])
+    landed["rows_in"] += count
+    if group["_reasons"]:
+        landed["rows_bad"] += count
+        for reason in group["_reasons"].split("; "):
+            found["reasons"][reason] = found["reasons"].get(reason, 0) + count
+        return
+    event = of(group["_day"])
+    event["rows_good"] += count
+    moment = newest.replace(" ", "T") if newest else None
+    event["newest"] = max(filter(None, [event["newest"], moment]), default=None)
+    if group["_day"] != group["_file_day"]:
+        landed["rows_late"] += count
+    if group["_repairs"]:
+        landed["rows_repaired"] += count
+        for repair in group["_repairs"].split("; "):
+            found["repairs"][repair] = found["repairs"].get(repair, 0) + count
 
 
 def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     """Execute a plan and write its report."""
     started = time.time()
-    rows = checked(spark, plan).persist()
-    per_day = rows.groupBy("_day").agg(
-        F.count(F.lit(1)).alias("rows_in"),
-        F.sum((F.size("_reasons") == 0).cast("long")).alias("rows_good"),
-        F.max(F.when(F.size("_reasons") == 0, F.col(quoted(plan["event_time"])))).alias("newest"),
-    )
-    days = {
-        str(row["_day"]): {
-            "rows_in": row["rows_in"],
-            "rows_good": row["rows_good"],
-            "newest": row["newest"].isoformat() if row["newest"] else None,
-        }
-        for row in per_day.collect()
-    }
-    print(f"read {sum(day['rows_in'] for day in days.values())} rows of {len(days)} days", flush=True)
-    reasons = {
-        row["reason"]: row["count"]
-        for row in rows.select(F.explode("_reasons").alias("reason")).groupBy("reason").count().collect()
-    }
-    good = rows.where(F.size("_reasons") == 0).drop("_reasons", "_raw", "_file")
-    joins = {}
+    keys = privacy_keys(plan)
+    looked_up_in = [path for join in plan["joins"] for path in join["optional"] + join["paths"]]
+    listed = list_all(spark, plan["paths"] + plan["later_paths"] + looked_up_in)
+    for needed in [plan["paths"], *[join["paths"] for join in plan["joins"]]]:
+        missing = [path for path in needed if not listed[path]]
+        if missing:
+            raise PlanError(f"{len(missing)} of {len(needed)} files are not there, the first is {missing[0]}")
+    found = [entry for pattern in plan["paths"] + plan["later_paths"] for entry in listed[pattern]]
+    files, input_bytes = [path for path, _ in found], sum(size for _, size in found)
+    source = Source(spark, plan["format"], files, plan["columns"], plan["null_values"])
+    rows = without_duplicates(checked(source.read(), plan), plan).persist()
+    joins = []
     for join in plan["joins"]:
-        looked_up, joins[join["name"]] = read_join(spark, join, plan["null_values"])
-        if join["as_of"]:
-            good = join_as_of(good, looked_up, join, plan["event_time"])
-        else:
-            good = join_equal(good, looked_up, join)
-    write_days(table_rows(good, plan), plan["partition"], plan["sort"], plan["output"] + "/data")
+        patterns = join["optional"] + join["paths"]
+        joined = list(dict.fromkeys(path for pattern in patterns for path, _ in listed[pattern]))
+        joins.append(read_join(spark, join, joined, plan["null_values"]))
+    counts = count_rows(rows, plan, [told for _, told in joins])
+    good_by_day = {day: told["rows_good"] for day, told in counts["days"].items() if told["rows_good"]}
+    print(f"read {sum(day['rows_in'] for day in counts['days'].values())} rows of {len(files)} files", flush=True)
+    good, planned = placed(rows.where("_reasons = ''"), plan, good_by_day, input_bytes)
+    good = good.drop("_reasons", "_repairs", "_raw", "_file", "_file_day", "_day", "_tie")
+    print(f"planned {json.dumps(planned)}", flush=True)
+    for join, (looked_up, _) in zip(plan["joins"], joins):
+        good = (
+            join_as_of(good, looked_up, join, plan["event_time"])
+            if join["as_of"]
+            else join_equal(good, looked_up, join)
+        )
+    if good_by_day:
+        write_days(table_rows(good, plan, keys), plan["sort"], plan["output"] + "/data", planned["files"])
     print("wrote the good rows", flush=True)
-    bad = rows.where(F.size("_reasons") > 0).select(
-        F.array_join("_reasons", "; ").alias("reasons"),
-        F.col("_raw").alias("raw_row"),
-        F.col("_file").alias("file"),
-        F.col("_day").alias(plan["partition"]),
-    )
-    if reasons:
-        write_days(bad, plan["partition"], ["reasons", "raw_row"], plan["output"] + "/quarantine")
+    if counts["reasons"]:
+        bad = rows.where("_reasons <> ''").select(
+            F.col("_reasons").alias("reasons"),
+            F.col("_raw").alias("raw_row"),
+            F.col("_file").alias("file"),
+            F.col("_file_day").alias(plan["partition"]),
+            F.col("_file_day").alias("_p"),
+            F.lit(0).alias("_s"),
+        )
+        write_days(bad, ["reasons", "raw_row"], plan["output"] + "/quarantine", len(counts["days"]))
     rows.unpersist()
+    sizes = [size for _, size in list_files(spark, plan["output"] + "/data/*/*")]
     report = {
-        "days": days,
-        "reasons": reasons,
-        "joins": joins,
+        **counts,
+        "plan": planned,
+        "written": {"files": len(sizes), "bytes": sum(sizes), "largest": max(sizes, default=0)},
+        "lacking": sorted(source.lacking),
+        "unlisted": sorted(source.unlisted),
+        "keys": {name: key_id(key) for name, key in keys.items()},
         "seconds": round(time.time() - started, 1),
         "spark": spark.version,
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
     write_text(spark, plan["output"] + "/report.json", json.dumps(report, indent=1, sort_keys=True))
     print("done in {:.1f} s".format(report["seconds"]), flush=True)
-
-
-def write_days(frame: DataFrame, partition: str, sort: list[str], path: str) -> None:
-    """Parquet, one file a day, the rows in a fixed order. The partition column stays in the files, as Iceberg wants."""
-    ordered = [F.col("_p")] + [F.col(quoted(name)) for name in sort]
-    by_day = frame.withColumn("_p", F.col(partition)).repartition("_p").sortWithinPartitions(*ordered)
-    by_day.write.partitionBy("_p").mode("errorifexists").parquet(path)
 
 
 def main(argv: list[str]) -> int:

@@ -50,12 +50,25 @@ class Staged:
     @property
     def data(self) -> list[Path]:
         """The files of good rows."""
-        return sorted((self.folder / "data").glob("_p=*/*.parquet"))
+        return sorted((self.folder / "data").glob("_p=*/**/*.parquet"))
 
     @property
     def quarantine(self) -> list[Path]:
         """The files of bad rows."""
-        return sorted((self.folder / "quarantine").glob("_p=*/*.parquet"))
+        return sorted((self.folder / "quarantine").glob("_p=*/**/*.parquet"))
+
+    def data_of(self, first: dt.date, last: dt.date) -> list[Path]:
+        """The files of good rows of some days."""
+        return [path for path in self.data if first <= _day_of(path) <= last]
+
+    def quarantine_of(self, first: dt.date, last: dt.date) -> list[Path]:
+        """The files of bad rows of some days."""
+        return [path for path in self.quarantine if first <= _day_of(path) <= last]
+
+    @property
+    def rows_bad(self) -> int:
+        """Rows in quarantine."""
+        return sum(day.get("rows_bad", day["rows_in"] - day["rows_good"]) for day in self.report["days"].values())
 
     @property
     def rows_in(self) -> int:
@@ -69,8 +82,20 @@ class Staged:
 
     def reasons(self) -> str:
         """Why rows were refused, the most frequent reason first."""
-        ranked = sorted(self.report["reasons"].items(), key=lambda item: -item[1])
-        return ", ".join(f"{count:,} {reason}" for reason, count in ranked) or "none"
+        return _ranked(self.report["reasons"])
+
+    def repairs(self) -> str:
+        """What was repaired, the most frequent repair first."""
+        return _ranked(self.report.get("repairs", {}))
+
+
+def _day_of(path: Path) -> dt.date:
+    return next(dt.date.fromisoformat(part[3:]) for part in path.parts if part.startswith("_p="))
+
+
+def _ranked(counts: Mapping[str, int]) -> str:
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{count:,} {name}" for name, count in ranked) or "none"
 
 
 def audit(dataset: Dataset, staged: Staged, first: dt.date, last: dt.date, history: Mapping[dt.date, int]) -> None:
@@ -84,19 +109,27 @@ def audit(dataset: Dataset, staged: Staged, first: dt.date, last: dt.date, histo
     :raises DataError: with what was expected and found; nothing may be published then.
     """
     written = _ask_files(dataset, staged)
+    told_days = {dt.date.fromisoformat(day): told for day, told in staged.report["days"].items()}
+    for day, told in told_days.items():
+        if written.get(day, 0) != told["rows_good"]:
+            raise _other_count(day, told["rows_good"], written.get(day, 0))
     counts = dict(history)
     for number in range((last - first).days + 1):
         day = first + dt.timedelta(days=number)
-        told = staged.report["days"].get(day.isoformat(), {"rows_in": 0, "rows_good": 0, "newest": None})
-        if written.get(day, 0) != told["rows_good"]:
-            raise DataError(
-                f"{day}: the files are not what the run reported",
-                expected=f"{told['rows_good']:,} rows",
-                found=f"{written.get(day, 0):,}",
-                todo="run the ETL again",
-            )
+        told = told_days.get(day, {"rows_in": 0, "rows_good": 0, "newest": None})
+        if day not in told_days and day in written:
+            raise _other_count(day, 0, written[day])
         _check_limits(dataset, staged, day, told, counts)
         counts[day] = told["rows_good"]
+
+
+def _other_count(day: dt.date, told: int, found: int) -> DataError:
+    return DataError(
+        f"{day}: the files are not what the run reported",
+        expected=f"{told:,} rows",
+        found=f"{found:,}",
+        todo="run the ETL again",
+    )
 
 
 def _ask_files(dataset: Dataset, staged: Staged) -> dict[dt.date, int]:
@@ -118,6 +151,13 @@ def _ask_files(dataset: Dataset, staged: Staged) -> dict[dt.date, int]:
             "FROM read_parquet(?, hive_partitioning=false) GROUP BY 1",
             [[str(path) for path in staged.data]],
         ).fetchall()
+        if whole_key and contract.unique == "run":
+            total, keys = connection.execute(
+                f"SELECT count(*), count(DISTINCT ({key})) FROM read_parquet(?, hive_partitioning=false)",
+                [[str(path) for path in staged.data]],
+            ).fetchall()[0]
+            if total != keys:
+                raise DataError("rows of the run share a key", expected=f"{total:,} different keys ({key})", found=keys)
     for day, count, keys, *failures in rows:
         for rule, failed in zip(visible, failures, strict=False):
             if failed:
@@ -142,13 +182,24 @@ def _check_limits(
             found=f"{rows:,} rows read; refused: {staged.reasons()}",
             todo="land the day's file again and clear this task",
         )
-    bad = (rows - good) / rows
-    if bad > limits.bad_rows:
+    bad = told.get("rows_bad", rows - good)
+    most = [(limits.bad_rows * rows, f"{limits.bad_rows:.1%}", "bad_rows")]
+    most += [] if limits.bad_number is None else [(limits.bad_number, f"{limits.bad_number:,} rows", "bad_number")]
+    for limit, shown, name in most:
+        if bad > limit:
+            raise DataError(
+                f"{day}: {bad:,} of {rows:,} rows break the contract",
+                expected=f"at most {shown}",
+                found=f"{bad / rows:.1%} ({staged.reasons()})",
+                todo=f"land better data, or raise contract.limits.{name}; what was published before is still visible",
+            )
+    repaired = told.get("rows_repaired", 0)
+    if repaired > limits.repaired_rows * rows:
         raise DataError(
-            f"{day}: {rows - good:,} of {rows:,} rows break the contract",
-            expected=f"at most {limits.bad_rows:.1%}",
-            found=f"{bad:.1%} ({staged.reasons()})",
-            todo="land better data, or raise contract.limits.bad_rows; what was published before is still visible",
+            f"{day}: {repaired:,} of {rows:,} rows had to be repaired",
+            expected=f"at most {limits.repaired_rows:.1%}",
+            found=f"{repaired / rows:.1%} ({staged.repairs()})",
+            todo="have the source mended, or raise contract.limits.repaired_rows",
         )
     if limits.fresh is not None:
         end = dt.datetime.combine(day + dt.timedelta(days=1), dt.time())

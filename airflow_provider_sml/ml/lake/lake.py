@@ -210,6 +210,10 @@ class Lake:
         """Names of the columns of a table."""
         return [field.name for field in self.load(table).schema().fields]
 
+    def properties(self, table: str) -> dict[str, str]:
+        """Properties of a table; none when it is not there."""
+        return dict(self._table(table).properties) if self.exists(table) else {}
+
     # --- writing --------------------------------------------------------------------------------------------------
 
     def stage(self, table: str, run: str) -> Path:
@@ -227,6 +231,7 @@ class Lake:
         first: dt.date,
         last: dt.date,
         lineage: Mapping[str, str],
+        properties: Mapping[str, str] | None = None,
     ) -> SnapshotRef:
         """Replace the days from first to last by the rows of the given files, in one commit.
 
@@ -236,6 +241,7 @@ class Lake:
         :param first: first day.
         :param last: last day, inclusive.
         :param lineage: recorded in the snapshot.
+        :param properties: set on the table in the same commit.
         :returns: the snapshot made.
         :raises DataError: when a file does not fit the table or lies outside the days; nothing is changed then.
         :raises ConflictError: when another process published some of these days meanwhile; what it made stays.
@@ -266,6 +272,8 @@ class Lake:
         """
         partition_id = loaded.schema().find_field(PARTITION).field_id
         with conflicts_named(table, f"from {first} to {last}"), loaded.transaction() as transaction:
+            if changed := {k: v for k, v in (properties or {}).items() if loaded.properties.get(k) != v}:
+                transaction.set_properties(**changed)
             new = [data_file(loaded, transaction.table_metadata, path, first, last) for path in paths]
             for file in new:
                 check_file(file, partition_id, first, last)

@@ -1,7 +1,7 @@
 """Checks scoring requests against the contract of a bundle and turns them into vectors.
 
-It tells everything that is wrong with a request at once, by instance and field, in the words of the contract. It does
-not score, knows nothing of HTTP, and leaves the limits on size to the server.
+It tells everything that is wrong with a request at once, by instance and field, in the words of the contract; what the
+contract repairs is repaired here too. It does not score, knows nothing of HTTP, and leaves size limits to the server.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class RequestChecker:
         self.name = bundle.name
         self.columns: dict[str, Values] = bundle.dataset.request_columns
         self._rules: dict[str, list[Rule]] = {name: bundle.dataset.rules_of(name) for name in self.columns}
-        self._required = {name for name, values in self.columns.items() if getattr(values, "required", False)}
+        repairs = {name: bundle.dataset.repairs_of(name) for name in self.columns}
+        self._repaired = {name: steps[-1].value for name, steps in repairs.items() if steps}
+        defaulted = {name for name, steps in repairs.items() if steps and steps[-1].name == f"{name}:default"}
+        self._required = {n for n, values in self.columns.items() if getattr(values, "required", False)} - defaulted
         self._has_id = ID in self.columns
 
     def check(self, instances: Sequence[Any]) -> CheckedRequest:
@@ -133,6 +136,8 @@ class RequestChecker:
             except (ValueError, OverflowError):
                 problems.add(number, name, self._wanted(name, expected), shorten(_text(value)))
         vector = Vector.of(items, values.type)
+        if name in self._repaired:  # as the rows were that the model was trained on
+            vector = self._repaired[name].evaluate({name: vector})
         for rule in self._rules[name]:
             self._apply(rule, vector, rows, problems)
         return vector
