@@ -39,6 +39,7 @@ SHAPES = {
     "date": r"^\d{4}-\d{2}-\d{2}$",
     "timestamp": r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?$",
 }
+WHOLE = r"^\\s*[+-]?\\d+(\\.0*)?\\s*$"
 SPARK_TYPES = {"int": "BIGINT", "double": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "timestamp": "TIMESTAMP"}
 
 # The types of typed files (Parquet) that may become a type without changing what they mean; decimal(10,2) is "decimal".
@@ -153,7 +154,9 @@ def _read(name: str, values: Values) -> dict[str, Any]:
         pattern = SHAPES[type_].replace("\\", "\\\\")
         text = f"CASE WHEN {column} RLIKE '{pattern}' THEN try_cast(trim({column}) AS {SPARK_TYPES[type_]}) END"
         typed = f"try_cast({column} AS {SPARK_TYPES[type_]})"
-    if type_ == "int":  # a cast would cut 1.5 to 1
+    if type_ == "int":  # 3.0 is a whole number in JSON, and what many tools write for one; a cast would cut 1.5 to 1
+        whole = f"try_cast(substring_index(trim({column}), '.', 1) AS BIGINT)"
+        text = f"CASE WHEN {column} RLIKE '{WHOLE}' THEN {whole} END"
         typed = f"CASE WHEN {column} = {typed} THEN {typed} END"
     if type_ == "timestamp":
         text, typed = (f"CAST({sql} AS TIMESTAMP_NTZ)" for sql in (text, typed))
