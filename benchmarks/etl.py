@@ -59,6 +59,7 @@ def main() -> None:
             days = lay_down(place / "landing", count)
             rows += compare(place, days, count)
             shutil.rmtree(place)
+        publish(Path(folder) / "warm", 1)  # imports
         rows += [publish(Path(folder) / f"lake{n}", n) for n in numbers("SML_BENCH_PARTITIONS", "10,100,1000")]
         rows += spread()
     report("etl", rows)

@@ -60,6 +60,8 @@ rows = st.fixed_dictionaries(
     }
 )
 
+GOOD = {"city": " Berne", "level": 99, "weight": None, "gift": None, "size": -3.5, "word": "d'e"}
+
 
 def served(row):
     """Whether the scoring server takes a row, and the values that it scores."""
@@ -102,11 +104,12 @@ def sparked(spark, folder, batch):
 
 
 @settings(
-    max_examples=6, deadline=dt.timedelta(minutes=5), suppress_health_check=list(HealthCheck),
+    max_examples=5, deadline=dt.timedelta(minutes=5), suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate], derandomize=True,
 )  # fmt: skip
 @given(batch=st.lists(rows, min_size=150, max_size=150))
 def test_the_judges_agree(spark, tmp_path_factory, batch):
+    batch = [*batch, GOOD, GOOD | {"city": "Wien"}]
     good, reasons = sparked(spark, tmp_path_factory.mktemp("property"), batch)
     assert len(good) + len(reasons) == len(batch) and good and reasons
     assert audited([good[n] for n in sorted(good)]) == [set()] * len(good)
