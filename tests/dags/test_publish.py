@@ -107,7 +107,7 @@ def test_late_rows_are_merged_and_their_day_is_told_of(publish, caplog):
 
 def test_no_bounds_of_private_columns_are_kept(publish):
     assert publish(DAY, {DAY: stored_day(DAY, 20)}).state == "success"
-    table = publish.lake._table("orders")
+    table = publish.lake.load("orders")
     fields = {field.name: field.field_id for field in table.schema().fields}
     for task in table.scan().plan_files():
         for bounds in (task.file.lower_bounds, task.file.upper_bounds):

@@ -212,7 +212,7 @@ class Lake:
 
     def properties(self, table: str) -> dict[str, str]:
         """Properties of a table; none when it is not there."""
-        return dict(self._table(table).properties) if self.exists(table) else {}
+        return dict(self.load(table).properties) if self.exists(table) else {}
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Lake:
         check_columns(paths, {field.name for field in loaded.schema().fields})
         summary = {f"{LINEAGE}{key}": str(value) for key, value in lineage.items()}
         summary |= {f"{LINEAGE}first": first.isoformat(), f"{LINEAGE}last": last.isoformat()}
-        return self.replace(loaded, table, paths, first, last, summary)
+        return self.replace(loaded, table, paths, first, last, summary, properties=properties)
 
     def replace(
         self,
@@ -262,6 +262,7 @@ class Lake:
         last: dt.date,
         summary: Mapping[str, str],
         only: Collection[str] | None = None,
+        properties: Mapping[str, str] | None = None,
     ) -> SnapshotRef:
         """One commit that takes the files of some days out and puts others in.
 
@@ -269,6 +270,7 @@ class Lake:
         :param paths: the files to put in.
         :param summary: properties of the snapshot.
         :param only: paths of the files to take out; all those of the days when None.
+        :param properties: set on the table in the same commit.
         """
         partition_id = loaded.schema().find_field(PARTITION).field_id
         with conflicts_named(table, f"from {first} to {last}"), loaded.transaction() as transaction:
