@@ -162,7 +162,7 @@ class _Builder:
         """What happens when a task has failed for good."""
         return AlertNotifier(
             title=f"{self.spec.name}: {{{{ ti.task_id }}}} failed",
-            body="{{ dag.dag_id }}, run {{ run_id }}: {{ exception }}",
+            body="{{ dag.dag_id }}, run {{ run_id }}: {{ exception | default('see the log') }}",
             severity="critical",
             channels=self.channels,
         )
