@@ -102,7 +102,8 @@ class SparkEtlOperator(RemoteJobOperator):
 
     def secrets(self) -> dict[str, str]:
         """The keys of hashed columns, by connection, and on this machine the credentials of the lake's store."""
-        if self.spark != "spark-submit":  # there the job's own role reads the lake
+        place = self.spark if isinstance(self.spark, str) else self.spark.get("on", "spark-submit")
+        if place != "spark-submit":  # there the job's own role reads the lake
             return self._privacy_keys()
         return LakeHook(self.lake).get_conn().spark_env() | self._privacy_keys()
 

@@ -198,8 +198,9 @@ class _Builder:
                 mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
             )  # fmt: skip
             staged = SparkEtlOperator(
-                task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, first=first, last=last
-            )
+                task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, first=first, last=last,
+                spark={"on": spec.spark.on, **spec.spark.settings},
+            )  # fmt: skip
             snapshot = PublishPartitionsOperator(
                 task_id="publish_lake", staged=staged.output, dataset=spec.dataset, outlets=[self.published]
             )
@@ -282,7 +283,8 @@ class _Builder:
             DeployModelOperator(
                 task_id="deploy", name=spec.name, port=spec.deploy.port, parity_rows=spec.deploy.parity_rows,
                 version="{{ deploy_version(params, triggering_asset_events) }}", mlflow=self.mlflow,
-                endpoints=self.place(spec.places.endpoints), outlets=[self.deployed],
+                endpoints=self.place(spec.places.endpoints), outlets=[self.deployed], target=spec.deploy.target,
+                settings=spec.deploy.settings,
             )  # fmt: skip
         return dag
 

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Number, Source, Strict, Whole, misfit
 from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
+from airflow_provider_sml.operators.deployment_targets import check_settings
 
 #: Clusters that later versions may have; they are no ids of connections.
 _NOT_YET = ("kubernetes", "sagemaker", "vertex", "emr", "dataproc")
@@ -212,14 +214,35 @@ class Gate(Strict):
 class Deploy(Strict):
     """Where a version that passed is served.
 
-    :param target: ``local``: a scoring server on this machine.
-    :param port: its port on the loopback interface.
-    :param parity_rows: stored rows whose scores must agree before the version takes over.
+    :param target: ``local``: a scoring server on this machine; ``sagemaker``: an endpoint there.
+    :param port: port of a local server on the loopback interface.
+    :param parity_rows: stored rows whose scores must agree before the version is the champion.
+    :param settings: of a target in a cloud: where, on which machines, how the traffic moves.
     """
 
-    target: Literal["local"] = "local"
+    target: Literal["local", "sagemaker"] = "local"
     port: Whole = Field(default=8500, ge=1, le=65535)
     parity_rows: Whole = Field(default=200, ge=1, le=10_000)
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _settings_fit(self) -> Deploy:
+        try:
+            check_settings(self.target, self.settings)
+        except ConfigurationError as error:
+            raise misfit("settings", str(error.expected), error.found, error.todo or error.message) from error
+        return self
+
+
+class Spark(Strict):
+    """Where Spark runs.
+
+    :param on: ``spark-submit`` on this machine, or ``emr-serverless``.
+    :param settings: of a place in a cloud, such as ``application_id``, ``role`` and ``code``.
+    """
+
+    on: Literal["spark-submit", "emr-serverless"] = "spark-submit"
+    settings: dict[str, Any] = {}
 
 
 _SOME_NIGHTS = "how many of how many nights, such as 3 of 5"
@@ -346,6 +369,7 @@ class PipelineSpec(Strict):
     :param owner: of the DAGs.
     :param places: where things are.
     :param encryption: ``required`` refuses to write to a lake whose connection names no KMS key.
+    :param spark: where Spark runs.
     :param source: where the raw rows are.
     :param contract: what the rows promise.
     :param label: what is predicted: a condition over the contract's columns, such as ``arr_delay > 15``.
@@ -366,6 +390,7 @@ class PipelineSpec(Strict):
     owner: str = "airflow"
     places: Places = Places()
     encryption: Literal["none", "required"] = "none"
+    spark: Spark = Spark()
     source: Source
     contract: Contract
     label: Formula

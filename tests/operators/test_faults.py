@@ -157,6 +157,60 @@ def test_training(dag_project, patient, case, who):
     assert found == getattr(case, who)
 
 
+ENDPOINT = """
+from airflow.sdk import DAG
+from airflow.providers.amazon.aws.operators.sagemaker import SageMakerEndpointOperator
+from airflow_provider_sml.operators.deployment import DeployModelOperator
+
+image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/serve:1"
+role = "arn:aws:iam::123456789012:role/sagemaker"
+with DAG("official"):
+    SageMakerEndpointOperator(
+        task_id="run", operation={operation!r}, check_interval=0.01, deferrable={deferrable},
+        config={{
+            "Model": {{"ModelName": {name!r}, "ExecutionRoleArn": role, "PrimaryContainer": {{"Image": image}}}},
+            "EndpointConfig": {{"EndpointConfigName": {name!r}, "ProductionVariants": [{{
+                "VariantName": "champion", "ModelName": {name!r}, "InstanceType": "ml.m5.large",
+                "InitialInstanceCount": 1,
+            }}]}},
+            "Endpoint": {{"EndpointName": "toy", "EndpointConfigName": {name!r}}},
+        }},
+    )
+with DAG("ours"):
+    DeployModelOperator(
+        task_id="run", name="toy", version={version!r}, target="sagemaker", mlflow={root!r} + "/mlflow",
+        endpoints={root!r} + "/endpoints", parity_rows=5, poll_interval=0.01, deferrable={deferrable},
+        settings={{"artifacts": "s3://models/toy", "image": image, "role": role, "instance": "ml.m5.large"}},
+    )
+"""
+
+
+@pytest.mark.parametrize("who", ["official", "ours"])
+@pytest.mark.parametrize("deferrable", [False, True], ids=["in a worker", "in the triggerer"])
+def test_an_endpoint_update_that_is_rolled_back(dag_project, patient, toy, who, deferrable):
+    cloud = patient
+
+    def run(version):
+        text = ENDPOINT.format(
+            operation="update" if cloud.sagemaker.endpoints else "create", name=f"toy-{version}", version=version,
+            root=str(toy), deferrable=deferrable,
+        )  # fmt: skip
+        return dag_project.run(dag_project.write("faults.py", text), who)
+
+    assert run("1").state == "success"
+    before = cloud.sagemaker.endpoint("toy").fleet.config
+    cloud.faults.add("roll_back", "UpdateEndpoint")
+    result = run("2")
+    cloud.clock.advance(3000)
+    assert cloud.sagemaker.endpoint("toy").fleet.config == before
+    left = sorted(set(cloud.sagemaker.configs) - {before})
+    colour = {"success": "green", "failed": "red"}[result.state]
+    said = "; the old version serves" + (f"; left behind: {', '.join(left)}" if left else "; nothing is left behind")
+    title = f"an endpoint update is rolled back, waited for {'in the triggerer' if deferrable else 'in a worker'}"
+    ROWS.append(f"9{int(deferrable)}\0{title}\0{who}\0{colour}{said}")
+    assert (result.state, len(left)) == (("success", 1) if who == "official" else ("failed", 0))
+
+
 def _words(state, created, running):
     colour = {"success": "green", "failed": "red"}[state]
     left = f", **{running} left running**" if running else ""

@@ -33,7 +33,7 @@ WRONG = {
         "  target: local",
         "  targt: local",
         None,
-        "expected: one of parity_rows, port, target; found: targt; did you mean target?",
+        "expected: one of parity_rows, port, settings, target; found: targt; did you mean target?",
     ),
     "unknown key of a column": (
         "distance: {type: int, required",
@@ -66,7 +66,7 @@ WRONG = {
         "  target: local\n  port: 8500",
         "  - local",
         "deploy:",
-        "deploy is wrong\n  expected: a mapping with keys of target, port, parity_rows; found: [local]",
+        "deploy is wrong\n  expected: a mapping with keys of target, port, parity_rows, settings; found: [local]",
     ),
     "nothing for a list": (
         "alerts: []",
@@ -382,7 +382,7 @@ WRONG = {
         "  port: 8500",
         "  rollout: {steps: [10, 50, 100], wait: 10m}",
         None,
-        "deploy.rollout is not a key of the spec\n  expected: one of parity_rows, port, target",
+        "deploy.rollout is not a key of the spec\n  expected: one of parity_rows, port, settings, target",
     ),
     "an approval": (
         "  ece: {max: 0.05}",
@@ -392,9 +392,21 @@ WRONG = {
     ),
     "a target in a cloud": (
         "target: local",
-        "target: sagemaker",
+        "target: azure",
         None,
-        "deploy.target is wrong\n  expected: local; found: sagemaker",
+        "deploy.target is wrong\n  expected: local or sagemaker; found: azure",
+    ),
+    "a target in a cloud without its settings": (
+        "target: local",
+        "target: sagemaker",
+        "deploy:",
+        "deploy.settings is wrong\n  expected: artifacts: an S3 folder",
+    ),
+    "spot machines for an endpoint": (
+        "target: local",
+        "settings: {artifacts: 's3://models', spot: true}\n  target: sagemaker",
+        None,
+        "deploy.settings is wrong\n  expected: serverless, asynchronous with a minimum of 0",
     ),
     "a cluster in a cloud": (
         "cluster: local",

@@ -43,6 +43,13 @@ class Target(Protocol):
 
     def __init__(self, deployment: Deployment) -> None: ...
 
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that cannot be right, without asking anyone.
+
+        :raises ConfigurationError: naming what is wrong.
+        """
+
     def upload(self, bundle: Path) -> None:
         """Bring the model where the target reads it; a repeat finds it there."""
 
@@ -70,10 +77,28 @@ def target(name: str, deployment: Deployment) -> Target:
 
     :raises ConfigurationError: when there is none.
     """
+    return _kind(name)(deployment)
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that do not fit a target, without asking anyone; ``local`` takes none.
+
+    :param name: of the target.
+    :raises ConfigurationError: naming what is wrong.
+    """
+    if name != "local":
+        _kind(name).check(settings)
+    elif settings:
+        raise ConfigurationError(
+            "a local deployment takes no settings", expected="none with target local", found=", ".join(settings)
+        )
+
+
+def _kind(name: str) -> type[Target]:
     if name not in TARGETS:
         raise ConfigurationError(
             f"there is no deployment target {name!r}", expected=", ".join(("local", *TARGETS)), found=name
         )
     module, _, kind = TARGETS[name].rpartition(".")
-    made: Target = getattr(importlib.import_module(module), kind)(deployment)
+    made: type[Target] = getattr(importlib.import_module(module), kind)
     return made

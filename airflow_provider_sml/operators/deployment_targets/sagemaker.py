@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sml.cloud.sagemaker_endpoint import SageMakerRollout
-from airflow_provider_sml.cloud.sagemaker_spec import CHALLENGER
+from airflow_provider_sml.cloud.sagemaker_spec import CHALLENGER, EndpointSpec
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.deployment_targets import Deployment
@@ -37,27 +37,30 @@ class SageMakerTarget:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
 
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that cannot be right."""
+        if not str(settings.get("artifacts", "")).startswith("s3://"):
+            raise ConfigurationError(
+                "SageMaker reads models from S3", expected="artifacts: an S3 folder", found=settings.get("artifacts")
+            )
+        EndpointSpec.load(_spec(settings, "s3://bucket/model.tar.gz"))
+
     @cached_property
     def _rollout(self) -> SageMakerRollout:
         given, deployment = self.deployment.settings, self.deployment
-        if not str(given.get("artifacts", "")).startswith("s3://"):
-            raise ConfigurationError(
-                "SageMaker reads models from S3", expected="settings.artifacts: an S3 folder",
-                found=given.get("artifacts"),
-            )  # fmt: skip
-        spec = {key: value for key, value in given.items() if key not in _OWN} | {"model_data": self._place}
+        self.check(given)  # before anything is uploaded
         rollout: SageMakerRollout = connected(
             SageMakerRollout(
                 name=deployment.endpoint,
                 version=deployment.version,
-                spec=spec,
+                spec=_spec(given, self._place),
                 connection=given.get("aws_conn_id", "aws_default"),
                 region=given.get("region", ""),
                 tags=deployment.tags,
                 prices=given.get("prices", {}),
             )
         )
-        rollout.what  # noqa: B018  # a wrong spec is told before anything is uploaded
         return rollout
 
     @property
@@ -152,3 +155,8 @@ class SageMakerTarget:
                         todo="read the container's log, and the folder for failures",
                     ) from error  # fmt: skip
             time.sleep(5.0)
+
+
+def _spec(settings: Mapping[str, Any], model_data: str) -> dict[str, Any]:
+    """The values of the ``EndpointSpec`` in the settings."""
+    return {key: value for key, value in settings.items() if key not in _OWN} | {"model_data": model_data}
