@@ -180,7 +180,7 @@ WRONG = {
         TAILNUM,
         "tailnum: {type: string, required: true, privacy: hide}",
         None,
-        "expected: drop or mask or {hash: text}; found: hide",
+        "or {prefix: a whole number from 1 to 64}; found: hide",
     ),
     "privacy of a number": (
         "flight: {type: int, required: true}",
