@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_sml.compat import AirflowFailException
 from airflow_provider_sml.errors import JobError
 
 if TYPE_CHECKING:

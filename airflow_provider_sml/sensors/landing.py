@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from airflow.sdk import BaseSensorOperator
-
-from airflow_provider_sml.compat import AirflowFailException
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
+from airflow_provider_sml.ml.contract.quantities import duration
+from airflow_provider_sml.sensors.base import CheckSensor
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
 
+class LandedFilesSensor(CheckSensor):
+    """Waits until every file that a dataset needs for some days has landed, on a disk, S3 or Google Cloud Storage.
 
-class LandedFilesSensor(BaseSensorOperator):
-    """Waits until every file that a dataset needs for some days has landed.
-
-    It looks for the files by name only: upstream must write to another name and rename, so that a file is whole when it
-    is there. Local file systems only.
+    Without a rule the files count as whole by their name alone: upstream must write to another name and rename, or put
+    an object at once. The task's result tells the files, their bytes, and how late the last one was.
 
     :param dataset: the source and its joins.
     :param first: first day, ``YYYY-MM-DD``.
     :param last: last day, inclusive.
     :param places: values of the places that paths name.
+    :param marker: name of a file that upstream writes last beside the others, such as ``_SUCCESS``.
+    :param count: fewest files behind a pattern or in a folder.
+    :param quiet: how long no file may have been written, such as ``"5m"``.
+    :param due: how long after the last day's end its files ought to be there; later ones are told as late.
+    :param lake: the lake whose store reaches paths on an object store: its location, or the id of its connection.
+    :param deferrable: wait in the triggerer rather than in a worker slot.
     """
 
-    template_fields: Sequence[str] = ("first", "last", "places")
+    template_fields: Sequence[str] = ("first", "last", "places", "lake")
     ui_color = "#e8e8e8"
+    check = "landed"
 
     def __init__(
         self,
@@ -39,24 +42,34 @@ class LandedFilesSensor(BaseSensorOperator):
         first: str,
         last: str,
         places: Mapping[str, str] | None = None,
+        marker: str | None = None,
+        count: int = 1,
+        quiet: str | dt.timedelta = "0s",
+        due: str | dt.timedelta = "0s",
+        lake: str = LakeHook.default_conn_name,
+        deferrable: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(deferrable=deferrable, **kwargs)
         self.dataset = dataset
         self.first = first
         self.last = last
         self.places = places or {}
+        self.marker = marker
+        self.count = count
+        self.quiet = quiet
+        self.due = due
+        self.lake = lake
 
-    def poke(self, context: Context) -> bool:
-        """Whether all files are there."""
+    def arguments(self) -> dict[str, Any]:
+        """The paths and the rule."""
         from airflow_provider_sml.ml.etl.plan import landed_paths
 
-        try:
-            first, last = parse_interval(self.first, self.last)
-            paths = landed_paths(Dataset.load(self.dataset), self.places, first, last)
-        except ConfigurationError as error:  # waiting does not mend it
-            raise AirflowFailException(str(error)) from error
-        missing = [path for path in paths if not Path(path).is_file()]
-        if missing:
-            self.log.info("%d of %d files have not landed, the first is %s", len(missing), len(paths), missing[0])
-        return not missing
+        first, last = parse_interval(self.first, self.last)
+        due = dt.datetime.combine(last, dt.time(), dt.UTC) + dt.timedelta(days=1) + duration(self.due)
+        return {
+            "paths": landed_paths(Dataset.load(self.dataset), self.places, first, last),
+            "rule": {"marker": self.marker, "count": self.count, "quiet": duration(self.quiet).total_seconds()},
+            "lake": self.lake,
+            "due": due.isoformat(),
+        }

@@ -1,0 +1,74 @@
+"""What sensors ask again and again, as plain functions of JSON values: a worker asks them, and so does a triggerer.
+
+Each gives a ``Finding``; what cannot be waited for is a ``ConfigurationError``. They look and change nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_sml.hooks.lake import LakeHook
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look gave.
+
+    :param done: whether the waiting is over.
+    :param told: one line for the log.
+    :param facts: the result when it is over: plain JSON.
+    """
+
+    done: bool
+    told: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def landed(paths: list[str], rule: dict[str, Any], lake: str, due: str | None = None) -> Finding:
+    """Whether all files have landed.
+
+    :param paths: files, patterns or folders.
+    :param rule: fields of ``ml.etl.landing.Completeness``.
+    :param lake: the lake whose store reaches paths on an object store: its location, or the id of its connection.
+    :param due: when the last file ought to have been there, ISO 8601; a later one is told.
+    """
+    from airflow_provider_sml.ml import storage
+    from airflow_provider_sml.ml.etl.landing import Completeness, look
+
+    if any(storage.is_remote(path) for path in paths):
+        LakeHook(lake).get_conn()
+    found = look(paths, Completeness(**rule), dt.datetime.now(dt.UTC))
+    if found.waiting:
+        return Finding(False, f"{found.waiting} of {len(paths)} paths are not whole: {'; '.join(found.missing)}")
+    late = 0.0
+    if due and found.newest:
+        late = max(0.0, (dt.datetime.fromisoformat(found.newest) - dt.datetime.fromisoformat(due)).total_seconds())
+    told = f"{found.files} files, {found.bytes:,} bytes" + (f", {dt.timedelta(seconds=int(late))} late" if late else "")
+    facts = {"files": found.files, "bytes": found.bytes, "newest": found.newest, "late_seconds": round(late)}
+    return Finding(True, told, facts)
+
+
+def published(table: str, first: str, last: str, newer_than: int | None, lake: str) -> Finding:
+    """Whether days of a table are published, by a snapshot that is newer than a given one.
+
+    :param table: name of the table.
+    :param first: first day, ``YYYY-MM-DD``; empty for any day.
+    :param last: last day, inclusive.
+    :param newer_than: id of a snapshot that has been seen; None when any will do.
+    :param lake: location of the lake, or the id of its connection.
+    """
+    opened = LakeHook(lake).get_conn()
+    snapshot = opened.snapshot_id(table)
+    if snapshot is None or snapshot == newer_than:
+        return Finding(False, f"{table} has no {'newer ' if newer_than else ''}snapshot yet")
+    days = opened.days(table, snapshot)
+    begin, end = (dt.date.fromisoformat(day) for day in (first, last)) if first else (None, None)
+    if begin and end:
+        wanted = [begin + dt.timedelta(days=n) for n in range((end - begin).days + 1)]
+        lacking = [day for day in wanted if day not in days]
+        if lacking:
+            return Finding(False, f"{len(lacking)} of {len(wanted)} days are not published, the first is {lacking[0]}")
+    rows = sum(count for day, count in days.items() if begin is None or (end and begin <= day <= end))
+    return Finding(True, f"{table}: snapshot {snapshot}, {rows:,} rows", {"snapshot_id": snapshot, "rows": rows})
