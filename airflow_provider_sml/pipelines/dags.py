@@ -194,8 +194,8 @@ class _Builder:
         # A day whose file is late must not hold back the days after it.
         with self.dag("ingest", schedule, doc, params, runs=_WAITING_DAYS) as dag:
             landed = LandedFilesSensor(
-                task_id="wait_for_landing", dataset=spec.dataset, places=self.places, lake=self.lake,
-                first=first, last=last, mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
+                task_id="wait_for_landing", dataset=spec.dataset, places=self.places, lake=self.lake, first=first,
+                last=last, mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
             )  # fmt: skip
             staged = SparkEtlOperator(
                 task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, first=first, last=last,

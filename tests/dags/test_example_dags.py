@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,9 +25,9 @@ def churn(tmp_path, monkeypatch):
     example = importlib.import_module("airflow_provider_sml.example_dags.example_churn")
     dataset = Dataset(**example.CHURN)
     lake, chance = Lake(str(tmp_path / "lake")), random.Random(1)
+    rows = []
     for number in range(90):
         day = dt.date(2026, 1, 1) + dt.timedelta(days=number)
-        rows = []
         for customer in range(40):
             visits = chance.randrange(20)
             plan = chance.choice(["free", "plus", "team"])
@@ -38,13 +39,16 @@ def churn(tmp_path, monkeypatch):
                 }
             )  # fmt: skip
             rows[-1]["label"] = int(rows[-1]["left_later"])
-        folder = lake.stage("churn", "test")
-        folder.mkdir(parents=True)
-        schema = {"int": pa.int64(), "string": pa.string(), "double": pa.float64(), "boolean": pa.bool_(),
-                  "timestamp": pa.timestamp("us"), "date": pa.date32()}  # fmt: skip
-        table = pa.Table.from_pylist(rows, pa.schema([(name, schema[kind]) for name, kind in dataset.table_columns]))
-        pq.write_table(table, folder / "rows.parquet")
-        lake.publish("churn", dataset.table_columns, [folder / "rows.parquet"], day, day, {})
+    schema = {"int": pa.int64(), "string": pa.string(), "double": pa.float64(), "boolean": pa.bool_(),
+              "timestamp": pa.timestamp("us"), "date": pa.date32()}  # fmt: skip
+    table = pa.Table.from_pylist(rows, pa.schema([(name, schema[kind]) for name, kind in dataset.table_columns]))
+    folder = lake.stage("churn", "test")
+    folder.mkdir(parents=True)
+    days = sorted(set(table.column("event_date").to_pylist()))
+    paths = [folder / f"{day}.parquet" for day in days]
+    for day, path in zip(days, paths, strict=True):
+        pq.write_table(table.filter(pc.equal(table.column("event_date"), day)), path)
+    lake.publish("churn", dataset.table_columns, paths, days[0], days[-1], {})
     yield Path(example.__file__)
     LocalEndpoint(tmp_path / "endpoints", "churn", 8510).stop()
 
