@@ -12,6 +12,7 @@ are not exercised by ``dag.test()``.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
@@ -112,9 +113,17 @@ class Project:
         )
 
 
-def _results(dag_id: str, run_id: str) -> dict[str, Any]:
+def _value(stored: Any) -> Any:
+    """A result as the task gave it; XCom keeps some as JSON text and a plain text as it is."""
     import json
 
+    if isinstance(stored, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(stored)
+    return stored
+
+
+def _results(dag_id: str, run_id: str) -> dict[str, Any]:
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -123,7 +132,7 @@ def _results(dag_id: str, run_id: str) -> dict[str, Any]:
         query = select(XComModel.task_id, XComModel.value).where(
             XComModel.dag_id == dag_id, XComModel.run_id == run_id, XComModel.key == "return_value"
         )
-        return {task: json.loads(value) if isinstance(value, str) else value for task, value in session.execute(query)}
+        return {task: _value(value) for task, value in session.execute(query)}
 
 
 def _events(dag_id: str, run_id: str) -> list[tuple[str, dict[str, Any]]]:

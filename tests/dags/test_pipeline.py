@@ -176,3 +176,36 @@ def test_a_day_whose_file_is_late_holds_back_no_other_day(life):
     ingest_dag = project.load(file)["orders_ingest"]
     assert ingest_dag.max_active_runs > 1
     assert {task.max_active_tis_per_dag for task in ingest_dag.tasks} == {1}, "one Spark driver at a time"
+
+
+def test_two_lines_of_the_spec_bring_the_version_to_sagemaker(life, deployed, fake_aws, monkeypatch, tmp_path):
+    """The same model and registry; the endpoint is the fake SageMaker's, with our scoring application behind it."""
+    import boto3
+
+    from airflow_provider_sml.hooks.clients import forget_clients
+
+    project, _, root, _ = life
+    forget_clients()
+    fake_aws.clock.per_call = 60
+    boto3.client("s3").create_bucket(Bucket="models")
+    settings = (
+        "{artifacts: 's3://models', instance: ml.m5.large, "
+        "image: '123456789012.dkr.ecr.us-east-1.amazonaws.com/serve:1', "
+        "role: 'arn:aws:iam::123456789012:role/sagemaker'}"
+    )
+    text = shops.spec_text(root, 8599)
+    deploy = "deploy: {port: 8599, parity_rows: 50}"
+    assert deploy in text
+    spec = tmp_path / "include" / "pipelines" / "orders.yaml"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(text.replace(deploy, f"deploy:\n  parity_rows: 50\n  target: sagemaker\n  settings: {settings}"))
+    dag_file = DAG_FILE.replace('{{"retries": 0}}', '{{"retries": 0, "poll_interval": 0.05}}')
+    file = project.write("orders_sagemaker.py", dag_file.format(path=str(spec)))
+    try:
+        result = project.run(file, "orders_deploy", {"version": "1"}, TRAINED[-1])
+    finally:
+        file.unlink()
+        forget_clients()
+    assert result.state == "success", result.tasks
+    assert (result.results["deploy"]["target"], result.results["deploy"]["parity_rows"]) == ("sagemaker", 50)
+    assert fake_aws.sagemaker.endpoint("orders").fleet.config.startswith("orders-v1-")
