@@ -17,7 +17,7 @@ from typing import Any
 from airflow_provider_sml.cloud.aws import AwsJob, AwsQuota, AwsRefused, iso, spec_hash
 from airflow_provider_sml.cloud.prices import estimate
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.errors import ConfigurationError, JobError
 
 #: Names that ``job_name`` makes for SageMaker leave room for the number of the try.
 NAME_LIMIT = 59
@@ -300,7 +300,7 @@ class SageMakerTrainingJob(AwsJob):
             events = self.call(
                 "logs", "get_log_events", logGroupName=LOG_GROUP, logStreamName=stream, limit=lines, startFromHead=False
             )["events"]
-        except (AwsRefused, AwsQuota, Exception):  # the reason of the failure matters more than its log
+        except (ConfigurationError, JobError):  # the reason of the failure matters more than its log
             return ""
         return "".join(f"\n  log: {event['message'][:300]}" for event in events[-lines:])
 
