@@ -236,8 +236,9 @@ def summary(figures: dict[str, Any]) -> str:
         "",
         f"flights: one model's life on real flights{'':<34}{minutes} min {seconds} s",
         "",
-        f"ingest    {figures['days']} days, {figures['rows']:,} rows; quarantined {sum(bad.values()):,} ({why})",
-        f"          snapshot {figures['snapshot']}, one of {figures['snapshots']}",
+        f"ingest    {figures['days']} days, {figures['rows'] + sum(bad.values()):,} rows in; "
+        f"quarantined {sum(bad.values()):,} ({why})",
+        f"          {figures['rows']:,} rows published, snapshot {figures['snapshot']}, one of {figures['snapshots']}",
         f"sample    {sample['rate']:.0%} by tailnum: {sample['train']:,} of {sample['population']:,} training rows",
         f"train     {figures['rounds']} rounds",
         f"          AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}] on {evaluation['rows']:,} later rows; "
