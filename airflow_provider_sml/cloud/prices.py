@@ -1,7 +1,8 @@
 """Prices for cost estimates: a small table that users replace by their own.
 
-List prices on demand in USD per hour, as published for us-east-1 when this was written; they are not looked up, know
-no discounts, and differ by region. A missing entry gives no estimate rather than a wrong one.
+Indicative prices on demand in USD per hour, of the order of those of us-east-1. Nobody has checked them against the
+vendor's price list, they know no discounts and no regions: give your own wherever an estimate matters. A missing entry
+gives no estimate.
 """
 
 from __future__ import annotations
