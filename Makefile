@@ -21,7 +21,7 @@ servers: ## Build the servers that tests run S3 and GCS on, once (needs Go)
 	@scripts/servers.sh
 
 test: setup servers ## Run all tests
-	@$(PY) -m pytest
+	@scripts/test.sh
 
 up: setup ## Start Airflow with its UI on this project (Ctrl-C ends it)
 	@exec $(PY) scripts/up.py
