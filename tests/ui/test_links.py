@@ -128,9 +128,12 @@ def links(case):
     return case[0].operator_extra_links
 
 
-def test_airflow_takes_the_links_for_registered_ones(dag_project):
+def test_airflow_takes_the_links_for_registered_ones(dag_project, monkeypatch):
     """What is not registered is dropped with a warning when a DAG comes back from its serialized form."""
     from airflow.serialization.serialized_objects import DagSerialization
+
+    # Airflow's scheduler, which another test may have run, turns links off for the whole process.
+    monkeypatch.setattr(DagSerialization, "_load_operator_extra_links", True)
 
     path = dag_project.write(
         "with_links.py",
