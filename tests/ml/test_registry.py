@@ -51,7 +51,7 @@ def registry(request, embedded):
 @pytest.fixture
 def name(request):
     """A model's name of its own for each test."""
-    return "".join(c if c.isalnum() else "-" for c in request.node.name)[:80]
+    return "".join(c if c.isalnum() else "-" for c in request.node.name)[-80:].strip("-")
 
 
 def other(model: ModelRef, folder: Path, model_id: str = "othermodel00") -> ModelRef:
