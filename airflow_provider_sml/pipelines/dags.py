@@ -117,10 +117,12 @@ class _Builder:
         self.reports = self.place(places.reports)
         self.places = {name: self.place(getattr(places, name)) for name in PATH_PLACES}
         self.channels = [alert.model_dump() for alert in spec.alerts]
-        self.published = Asset(f"sml://{spec.name}/published")
-        self.passed = Asset(f"sml://{spec.name}/passed")
-        self.deployed = Asset(f"sml://{spec.name}/deployed")
-        self.drift = Asset(f"sml://{spec.name}/drift")
+        # A scheme of one's own starts with x-: for any other Airflow imports the URI handlers of all providers at
+        # parsing, those of Amazon and Google with all their libraries.
+        self.published = Asset(f"x-sml://{spec.name}/published")
+        self.passed = Asset(f"x-sml://{spec.name}/passed")
+        self.deployed = Asset(f"x-sml://{spec.name}/deployed")
+        self.drift = Asset(f"x-sml://{spec.name}/drift")
 
     def place(self, value: str) -> str:
         """A place as operators take it: relative paths start at the root."""

@@ -81,7 +81,7 @@ def test_a_range_of_days_is_ingested_in_one_run(life, ingested):
     assert len(lake.snapshots("orders")) == 1
     assert lake.snapshots("orders")[0]["lineage"]["dag_id"] == "orders_ingest"
     [(uri, extra)] = ingested.events
-    assert uri == "sml://orders/published"
+    assert uri == "x-sml://orders/published"
     assert extra["first"] == str(TRAINED[0])
 
 
@@ -98,7 +98,7 @@ def test_training_registers_a_version_that_passed(life, trained):
     evaluation = json.loads((Path(trained.results["evaluate"]["uri"]) / "evaluation.json").read_text())
     assert evaluation["auc"]["low"] > evaluation["baseline"]["auc"]
     assert (root / "reports" / "orders" / "gate" / version.version / "gate.html").exists()
-    assert ("sml://orders/passed", {"version": version.version}) in trained.events
+    assert ("x-sml://orders/passed", {"version": version.version}) in trained.events
 
 
 def test_deployment_serves_and_moves_the_alias(life, deployed):
@@ -146,7 +146,7 @@ def test_nights_are_scored_reported_and_a_storm_starts_training(life, deployed):
     assert stormy.state == "success", stormy.tasks
     assert stormy.results["drift"]["verdict"] == "drift"
     assert "rain" in stormy.results["drift"]["drifted"]
-    assert [uri for uri, _ in stormy.events] == ["sml://orders/drift"]
+    assert [uri for uri, _ in stormy.events] == ["x-sml://orders/drift"]
     assert Lake(str(root / "lake")).days("orders_predictions") == {NIGHT: 200, STORM: 200}
     night = json.loads((root / "reports" / "orders" / "nights" / f"{STORM}.json").read_text())
     assert [known["day"] for known in night["performance"]] == [str(NIGHT)]

@@ -27,7 +27,7 @@ with DAG("orders_publish", schedule=None) as dag:
     given = json.loads(Path({given!r}).read_text())
     PublishPartitionsOperator(
         task_id="publish", staged=given["staged"], dataset=load_spec({spec!r}).dataset,
-        outlets=[Asset("sml://orders/published")],
+        outlets=[Asset("x-sml://orders/published")],
     )
 """
 

@@ -41,7 +41,7 @@ UPKEEP = """
             task_id="diff", table="orders", before="training", lake="my_lake", key=["shop", "{day}"]
         )
         back = RollbackTableOperator(
-            task_id="back", table="orders", to="training", lake="my_lake", outlets=[Asset("sml://orders/published")]
+            task_id="back", table="orders", to="training", lake="my_lake", outlets=[Asset("x-sml://orders/published")]
         )
         maintain = MaintainLakeOperator(
             task_id="maintain", lake="my_lake", expire_after="0 days", keep=1, {settings}
@@ -65,7 +65,7 @@ def test_a_lake_on_s3_is_kept_by_its_operators_and_a_second_run_changes_nothing(
     assert result.results["back"]["snapshot_id"] == old.snapshot_id
     assert result.results["maintain"]["files_merged"] == 3 and result.results["maintain"]["snapshots_expired"] >= 1
     assert lake.days("orders") == {DAY: 12}
-    assert ("sml://orders/published", str(old.snapshot_id)) in [(u, e.get("snapshot_id")) for u, e in result.events]
+    assert ("x-sml://orders/published", str(old.snapshot_id)) in [(u, e.get("snapshot_id")) for u, e in result.events]
     again = dag_project.run(file, "upkeep")
     assert again.state == "success" and lake.days("orders") == {DAY: 12}
     assert s3_store.store.secret_key not in json.dumps([result.results, again.results])

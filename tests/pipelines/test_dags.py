@@ -69,15 +69,15 @@ def test_assets_link_the_dags(flights):
     dags = {stage: flights[f"flights_{stage}"] for stage in STAGES}
     sent = {stage: [uri for task in dag.tasks for uri in uris(task.outlets)] for stage, dag in dags.items()}
     assert sent == {
-        "ingest": ["sml://flights/published"],
-        "train": ["sml://flights/passed"],
-        "deploy": ["sml://flights/deployed"],
-        "monitor": ["sml://flights/drift"],
+        "ingest": ["x-sml://flights/published"],
+        "train": ["x-sml://flights/passed"],
+        "deploy": ["x-sml://flights/deployed"],
+        "monitor": ["x-sml://flights/drift"],
     }
     assert awaited(dags["ingest"]) == []
-    assert awaited(dags["train"]) == ["sml://flights/drift"]
-    assert awaited(dags["deploy"]) == ["sml://flights/passed"]
-    assert awaited(dags["monitor"]) == ["sml://flights/published"]
+    assert awaited(dags["train"]) == ["x-sml://flights/drift"]
+    assert awaited(dags["deploy"]) == ["x-sml://flights/passed"]
+    assert awaited(dags["monitor"]) == ["x-sml://flights/published"]
 
 
 def test_the_schedules_are_those_of_the_spec(build):
@@ -100,12 +100,12 @@ def test_nothing_runs_by_itself_where_the_spec_says_so(build):
         ("then: retrain", "then: alert"),
     )
     assert [dags[stage].schedule for stage in ("ingest", "train", "monitor")] == [None, None, None]
-    assert awaited(dags["deploy"]) == ["sml://flights/passed"]
+    assert awaited(dags["deploy"]) == ["x-sml://flights/passed"]
 
 
 def test_drift_alone_may_start_training(build):
     dags = build(("train: weekly", "train: null"))
-    assert awaited(dags["train"]) == ["sml://flights/drift"]
+    assert awaited(dags["train"]) == ["x-sml://flights/drift"]
     assert awaited(build(("then: retrain", "then: alert"))["train"]) == []
 
 
