@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -46,15 +47,16 @@ def wait_for_workers(client: Client, workers: int, patience: float) -> None:
     :param patience: seconds to wait.
     :raises JobError: when they do not come.
     """
-    try:
-        client.wait_for_workers(workers, timeout=patience)
-    except TimeoutError:
-        raise JobError(
-            "the cluster has too few workers",
-            expected=f"{workers} within {patience:g} s",
-            found=len(addresses(client)),
-            todo="start workers, or ask for fewer",
-        ) from None
+    until = time.monotonic() + patience
+    while (up := len(addresses(client))) < workers:
+        if time.monotonic() > until:
+            raise JobError(
+                "the cluster has too few workers",
+                expected=f"{workers} within {patience:g} s",
+                found=up,
+                todo="start workers, or ask for fewer",
+            )
+        time.sleep(0.1)
 
 
 def addresses(client: Client) -> list[str]:
