@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
+from airflow_provider_sml.cloud.sagemaker_endpoint import find_endpoint
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
 _SERVICE = "sagemaker"
@@ -22,12 +23,7 @@ class _EndpointChange(AwsJob):
 
     def endpoint(self) -> Any:
         """The endpoint as SageMaker describes it, or None."""
-        try:
-            return self.call(_SERVICE, "describe_endpoint", EndpointName=self.name)
-        except AwsRefused as error:
-            if "Could not find" in error.said:
-                return None
-            raise
+        return find_endpoint(self)
 
     def cancel(self, job_id: str) -> None:
         """A change of an endpoint cannot be cancelled.

@@ -29,6 +29,16 @@ _PREVIOUS = "sml-previous"
 POLL_SECONDS = 5.0
 
 
+def find_endpoint(job: AwsJob) -> Any:
+    """The endpoint of a job's name as SageMaker describes it, or None."""
+    try:
+        return job.call(_SERVICE, "describe_endpoint", EndpointName=job.name)
+    except AwsRefused as error:
+        if "Could not find" in error.said:
+            return None
+        raise
+
+
 @dataclass(frozen=True, kw_only=True)
 class SageMakerRollout(AwsJob):
     """The roll-out of one version to one endpoint; ``name`` is the endpoint's.
@@ -197,12 +207,7 @@ class SageMakerRollout(AwsJob):
 
     def endpoint(self) -> Any:
         """The endpoint as SageMaker describes it, or None."""
-        try:
-            return self.call(_SERVICE, "describe_endpoint", EndpointName=self.name)
-        except AwsRefused as error:
-            if "Could not find" in error.said:
-                return None
-            raise
+        return find_endpoint(self)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 

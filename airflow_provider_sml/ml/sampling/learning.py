@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, require
 from airflow_provider_sml.ml import storage
+from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.sampling.draw import Window, draw, split_files
@@ -83,31 +85,15 @@ def measure_on(
 
 
 def _trial(files: Mapping[str, list[Path]], dataset: Dataset, settings: Mapping[str, Any], rows: int) -> Trial:
-    import xgboost
-
+    """Train by the runner of every training, in this process, and score the measured rows."""
     from airflow_provider_sml.ml.training import data
+    from airflow_provider_sml.ml.training.runner import Work, run_rank
 
     features, started = dataset.feature_list, time.monotonic()
-    own = ("rounds", "early_stopping")
-    params = {key: value for key, value in settings.items() if key not in own} | {"eval_metric": "logloss"}
-    matrix = xgboost.QuantileDMatrix(
-        data.iterator(files["train"], features), max_bin=settings["max_bin"], enable_categorical=True
-    )
-    validate = xgboost.QuantileDMatrix(
-        data.iterator(files["validate"], features), ref=matrix, max_bin=settings["max_bin"], enable_categorical=True
-    )
-    booster = xgboost.train(
-        params, matrix, settings["rounds"], evals=[(validate, "validate")], verbose_eval=False,
-        early_stopping_rounds=settings["early_stopping"],
-    )  # fmt: skip
+    work = Work("plan", features, dict(settings), [files["train"]], [files["validate"]], [rows])
+    outcome = run_rank(0, work, None, os.cpu_count() or 1, lambda line: None)
     seconds = time.monotonic() - started
     held = [data.read(path, features) for path in files["measure"]]
-    labels = np.concatenate([part for _, part in held])
-    scored = xgboost.DMatrix(
-        np.concatenate([part for part, _ in held]),
-        feature_names=[feature.name for feature in features],
-        feature_types=data.feature_types(features),
-        enable_categorical=True,
-    )
-    scores = booster.predict(scored, iteration_range=(0, booster.best_iteration + 1))
-    return Trial(rows, seconds, labels.astype(float), scores.astype(float))
+    scorer = Scorer(Bundle(dataset.name, "plan", dataset, outcome.state.best_round + 1, {}, outcome.model))
+    scores = scorer.raw_scores(np.concatenate([part for part, _ in held]))
+    return Trial(rows, seconds, np.concatenate([part for _, part in held]).astype(float), scores)
