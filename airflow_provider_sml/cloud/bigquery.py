@@ -86,7 +86,7 @@ class BigQueryPublishJob(Adapter):
             job_id = f"{self.name}-{number}"
             stands = self._stands(client, job_id)
             if stands == "new":
-                self._load(client, job_id)
+                self._bring(client, job_id)
             if stands != "over":
                 return job_id
             if number >= _ATTEMPTS:
@@ -101,7 +101,7 @@ class BigQueryPublishJob(Adapter):
             return JobStatus(JobState.FAILED, f"there is no load job {job_id}-load")
         if (ended := self._ended(load, "loading")) is not None:
             return ended
-        publish = self._find(client, f"{job_id}-publish") or self._publish(client, job_id)
+        publish = self._find(client, f"{job_id}-publish") or self._publish(client, job_id, self._staging(job_id), {})
         return self._ended(publish, "publishing") or JobStatus(JobState.SUCCEEDED)
 
     def result(self, job_id: str) -> dict[str, Any]:
@@ -156,6 +156,9 @@ class BigQueryPublishJob(Adapter):
         publish = self._find(client, f"{job_id}-publish")
         if publish is None:
             return "open" if table_columns(client, self.dataset, self._staging(job_id)) is not None else "over"
+        return self._publish_stands(client, publish)
+
+    def _publish_stands(self, client: bigquery.Client, publish: bigquery.QueryJob) -> str:
         if publish.state != "DONE":
             return "open"
         return "over" if publish.error_result or self._overtaken(client, publish) else "open"
@@ -169,20 +172,28 @@ class BigQueryPublishJob(Adapter):
             return modified is not None and publish.ended is not None and modified > publish.ended
         return True
 
-    def _load(self, client: bigquery.Client, job_id: str) -> None:
-        from google.api_core.exceptions import Conflict
+    def _create_staging(self, client: bigquery.Client, name: str) -> bigquery.Table:
         from google.cloud import bigquery
 
         schema = [bigquery.SchemaField.from_api_repr(column) for column in self.schema]
-        staging = bigquery.Table(f"{self.project}.{self.dataset}.{self._staging(job_id)}", schema=schema)
+        staging = bigquery.Table(f"{self.project}.{self.dataset}.{name}", schema=schema)
         staging.expires = dt.datetime.now(dt.UTC) + STAGING_LIFE
-        config = bigquery.LoadJobConfig(
-            source_format="PARQUET", schema=schema, write_disposition="WRITE_TRUNCATE", labels=self.labels
-        )
         if self.kms_key:
             staging.encryption_configuration = bigquery.EncryptionConfiguration(self.kms_key)
-            config.destination_encryption_configuration = staging.encryption_configuration
         client.create_table(staging, exists_ok=True)
+        return staging
+
+    def _bring(self, client: bigquery.Client, job_id: str) -> None:
+        """Start to load the rows into a staging table."""
+        from google.api_core.exceptions import Conflict
+        from google.cloud import bigquery
+
+        staging = self._create_staging(client, self._staging(job_id))
+        config = bigquery.LoadJobConfig(
+            source_format="PARQUET", schema=staging.schema, write_disposition="WRITE_TRUNCATE", labels=self.labels
+        )
+        if self.kms_key:
+            config.destination_encryption_configuration = staging.encryption_configuration
         place: dict[str, Any] = {
             "job_id": f"{job_id}-load",
             "location": self.location,
@@ -197,14 +208,14 @@ class BigQueryPublishJob(Adapter):
                 with open(self.file, "rb") as rows:
                     client.load_table_from_file(rows, staging.reference, **place)
 
-    def _publish(self, client: bigquery.Client, job_id: str) -> Any:
+    def _publish(self, client: bigquery.Client, job_id: str, staging: str, labels: Mapping[str, str]) -> Any:
         from google.api_core.exceptions import Conflict
         from google.cloud import bigquery
 
-        config = bigquery.QueryJobConfig(labels=self.labels, use_legacy_sql=False)
+        config = bigquery.QueryJobConfig(labels={**self.labels, **labels}, use_legacy_sql=False)
         if self.max_bytes_billed is not None:
             config.maximum_bytes_billed = self.max_bytes_billed
-        script = self.script.replace("{staging}", f"`{self.project}.{self.dataset}.{self._staging(job_id)}`")
+        script = self.script.replace("{staging}", f"`{self.project}.{self.dataset}.{staging}`")
         name = f"{job_id}-publish"
         with contextlib.suppress(Conflict):
             # No retry of the job itself: it would run under another name, which nobody could attach to.
@@ -226,7 +237,8 @@ class BigQueryPublishJob(Adapter):
         retryable = reason in _TRANSIENT or "concurrent" in message.lower()
         differs = bool(self.differs) and self.differs in message
         said = message[message.index(self.differs) :] if differs else message
-        return JobStatus(JobState.FAILED, f"{doing} ({job.job_id}): {said}", configuration=differs or not retryable)
+        configuration = differs or not retryable
+        return JobStatus(JobState.FAILED, f"{doing} ({job.job_id}): {said}", configuration=configuration, leftover=True)
 
     def _drop_staging(self, client: bigquery.Client, job_id: str) -> None:
         client.delete_table(f"{self.project}.{self.dataset}.{self._staging(job_id)}", not_found_ok=True)

@@ -12,6 +12,7 @@ Credentials stay in the connections: the official providers' own hooks make the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
-from airflow_provider_sml.errors import ConfigurationError, require
+from airflow_provider_sml.errors import ConfigurationError, did_you_mean, require
 from airflow_provider_sml.hooks.places import find_connection, is_location
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
 
 GOOGLE = "google_cloud_default"
+#: A load job is free; the Storage Write API needs neither Cloud Storage nor a disk.
+LOADS = ("load_job", "write_api")
+#: Where the emulators of BigQuery listen: its REST API, and its Storage Write API.
+EMULATOR, WRITE_EMULATOR = "BIGQUERY_EMULATOR_HOST", "BIGQUERY_WRITE_EMULATOR_HOST"
 _GOOGLE_TYPES = ("google_cloud_platform", "gcpbigquery")
 
 
@@ -42,12 +47,22 @@ class WarehouseOptions:
     :param kms_key: full name of the Cloud KMS key of BigQuery's tables.
     :param labels: on BigQuery's tables and jobs, for the bill.
     :param max_bytes_billed: a publish to BigQuery fails before it costs more.
+    :param load: how rows reach BigQuery: ``load_job`` or ``write_api``.
+    :raises ConfigurationError: for another way to load.
     """
 
     location: str | None = None
     kms_key: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     max_bytes_billed: int | None = None
+    load: str = "load_job"
+
+    def __post_init__(self) -> None:
+        if self.load not in LOADS:
+            raise ConfigurationError(
+                "there is no such way to load BigQuery", expected=" or ".join(LOADS), found=self.load,
+                todo=did_you_mean(self.load, LOADS),
+            )  # fmt: skip
 
 
 class RemoteWarehouse:
@@ -79,36 +94,42 @@ class BigQueryPlace(RemoteWarehouse):
     def job(
         self, name: str, publication: Publication, rows: LakeRows, scratch: Path, keep: Callable[[str, str], str]
     ) -> Adapter:
-        """Load, then publish; rows that are not on Cloud Storage are uploaded as one file."""
+        """Load, then publish; rows that are not on Cloud Storage are uploaded as one file, or written as read."""
         require("google.cloud.bigquery", "google")
         from airflow_provider_sml.cloud.bigquery import BigQueryPublishJob, table_columns
         from airflow_provider_sml.ml.warehouse.bigquery import DIFFERS, BigQueryWarehouse
 
         options = self.options
+        writes = options.load == "write_api"
         warehouse = BigQueryWarehouse(self.project, self.dataset, options.kms_key, options.labels)
         client = bigquery_client(self.connection, self.project, options.location)
-        plan = warehouse.plan(publication, table_columns(client, self.dataset, publication.table), rows.paths)
+        current = table_columns(client, self.dataset, publication.table)
+        plan = warehouse.plan(publication, current, [] if writes else rows.paths)
+        common: dict[str, Any] = {
+            "name": name,
+            "project": self.project,
+            "dataset": self.dataset,
+            "table": publication.table,
+            "schema": plan.schema,
+            "script": plan.script,
+            "location": options.location,
+            "kms_key": options.kms_key,
+            "labels": dict(options.labels),
+            "max_bytes_billed": options.max_bytes_billed,
+            "differs": DIFFERS,
+            "client": f"{__name__}.bigquery_client",
+            "connection": self.connection,
+        }
+        if writes:
+            require("google.cloud.bigquery_storage_v1", "google")
+            from airflow_provider_sml.cloud.bigquery_write import BigQueryWriteJob
+
+            return BigQueryWriteJob(**common, rows=rows.batches, writer=f"{__name__}.bigquery_write_client")
         file = None
         if not plan.uris:
             file = str(scratch / f"{name}.parquet")
             rows.write(file)
-        return BigQueryPublishJob(
-            name=name,
-            project=self.project,
-            dataset=self.dataset,
-            table=publication.table,
-            schema=plan.schema,
-            script=plan.script,
-            uris=plan.uris,
-            file=file,
-            location=options.location,
-            kms_key=options.kms_key,
-            labels=dict(options.labels),
-            max_bytes_billed=options.max_bytes_billed,
-            differs=DIFFERS,
-            client=f"{__name__}.bigquery_client",
-            connection=self.connection,
-        )
+        return BigQueryPublishJob(**common, uris=plan.uris, file=file)
 
 
 @dataclass(frozen=True)
@@ -247,7 +268,47 @@ def bigquery_client(connection: str, project: str, location: str | None) -> Any:
     require("airflow.providers.google", "google")
     from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
 
+    _emulator(EMULATOR)
     return BigQueryHook(gcp_conn_id=connection, use_legacy_sql=False).get_client(project_id=project, location=location)
+
+
+def bigquery_write_client(connection: str) -> Any:
+    """The client of BigQuery's Storage Write API, for ``cloud.bigquery_write``.
+
+    ``BIGQUERY_WRITE_EMULATOR_HOST`` leads it to an emulator on this machine, such as ``127.0.0.1:9060``.
+
+    :param connection: id of the connection.
+    """
+    require("google.cloud.bigquery_storage_v1", "google")
+    from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+    from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
+    from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
+
+    emulator = _emulator(WRITE_EMULATOR)
+    if emulator:
+        import grpc
+
+        channel = grpc.insecure_channel(emulator)
+        return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
+    return BigQueryWriteClient(credentials=GoogleBaseHook(gcp_conn_id=connection).get_credentials())
+
+
+def _emulator(variable: str) -> str | None:
+    """The address of an emulator, which credentials are sent to: it must be on this machine.
+
+    :param variable: the environment variable that may name it.
+    :raises ConfigurationError: when it is elsewhere.
+    """
+    address = os.environ.get(variable)
+    if not address:
+        return None
+    host = urlsplit(address if "://" in address else f"//{address}").hostname
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigurationError(
+            f"{variable} leads away from this machine", expected="an address of the loopback interface, or none",
+            found=address, todo=f"unset {variable}: BigQuery itself needs no address",
+        )  # fmt: skip
+    return address
 
 
 def redshift_client(connection: str) -> Any:

@@ -41,6 +41,9 @@ class PublishWarehouseOperator(RemoteJobOperator):
     :param kms_key: full name of the Cloud KMS key of BigQuery's tables.
     :param labels: on BigQuery's tables and jobs, for the bill.
     :param max_bytes_billed: a publish to BigQuery fails before it costs more than this; no limit when None.
+    :param load: how rows reach BigQuery: ``load_job`` (free; a lake that is not on Cloud Storage is uploaded as one
+        file from this worker's disk) or ``write_api`` (the Storage Write API, without a file; billed from 2 TiB a month
+        on).
     :param deferrable: wait for the remote job in the triggerer rather than in a worker slot.
     :param poll_interval: seconds between polls of the remote job.
     :param deadline: how long the remote job may take; it is cancelled then.
@@ -60,6 +63,7 @@ class PublishWarehouseOperator(RemoteJobOperator):
         kms_key: str | None = None,
         labels: Mapping[str, str] | None = None,
         max_bytes_billed: int | None = None,
+        load: str = "load_job",
         deferrable: bool = False,
         poll_interval: float = 5.0,
         deadline: timedelta | None = timedelta(hours=6),
@@ -74,6 +78,7 @@ class PublishWarehouseOperator(RemoteJobOperator):
         self.kms_key = kms_key
         self.labels = labels or {}
         self.max_bytes_billed = max_bytes_billed
+        self.load = load
         self._scratch: Path | None = None
 
     def run(self, context: Context) -> WarehouseRef:
@@ -122,7 +127,7 @@ class PublishWarehouseOperator(RemoteJobOperator):
         return WarehouseRef(self.warehouse, ref.table, ref.snapshot_id, ref.first, ref.last, ref.rows, cost)
 
     def _place(self) -> Any:
-        options = WarehouseOptions(self.location, self.kms_key, dict(self.labels), self.max_bytes_billed)
+        options = WarehouseOptions(self.location, self.kms_key, dict(self.labels), self.max_bytes_billed, self.load)
         return WarehouseHook(self.warehouse, options).get_conn()
 
     def _rows(self) -> LakeRows:

@@ -212,7 +212,7 @@ class _Builder:
                     task_id="publish_warehouse", snapshot=snapshot.output, dataset=spec.dataset,
                     warehouse=self.place(spec.places.warehouse), cluster_by=spec.warehouse.cluster_by,
                     location=spec.warehouse.location, kms_key=spec.warehouse.kms, labels=spec.warehouse.labels,
-                    max_bytes_billed=spec.warehouse.max_bytes,
+                    max_bytes_billed=spec.warehouse.max_bytes, load=spec.warehouse.load,
                 )  # fmt: skip
         return dag
 

@@ -68,6 +68,9 @@ class Warehouse(Strict):
     :param kms: full name of the Cloud KMS key that encrypts BigQuery's tables.
     :param labels: on BigQuery's tables and jobs, for the bill.
     :param max_bytes: a publish to BigQuery fails before it is billed more bytes than this.
+    :param load: how rows reach BigQuery: ``load_job`` (free; a lake that is not on Cloud Storage is uploaded as one
+        file from the worker's disk) or ``write_api`` (the Storage Write API, without a file; billed from 2 TiB a month
+        on).
     """
 
     cluster_by: list[Name] = []
@@ -75,6 +78,7 @@ class Warehouse(Strict):
     kms: str | None = None
     labels: dict[str, str] = {}
     max_bytes: Whole | None = Field(default=None, ge=1)
+    load: Literal["load_job", "write_api"] = "load_job"
 
 
 class Sample(Strict):

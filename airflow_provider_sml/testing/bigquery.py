@@ -28,9 +28,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from airflow_provider_sml.testing.google.bigquery_write import write_gateway
 from airflow_provider_sml.testing.processes import ServerUnavailableError, free_port, listens, server
 
 PROJECT = "sml-test"
+#: The emulator translates SQL by recursion and goes on without a word, half done, where Python's limit stops it: the
+#: tally of a table with thirty columns needs more.
+_START = "import sys; sys.setrecursionlimit(20_000); from bqemulator.cli import main; sys.exit(main())"
 _BUILD = Path(__file__).resolve().parents[2] / "scripts" / "bqemulator.sh"
 
 
@@ -80,12 +86,14 @@ class BigQueryServer:
     :param emulator: address of the emulator behind it.
     :param root: folder that ``gs://BUCKET/NAME`` is looked for in, where there is no ``storage``.
     :param storage: address of a Cloud Storage that files are taken from.
+    :param writes: the gateway of the Storage Write API.
     """
 
     url: str
     emulator: str
     root: Path
     storage: str | None = None
+    writes: Any = None
     requests: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
@@ -111,6 +119,7 @@ class BigQueryServer:
         self.requests.clear()
         self.faults.clear()
         self.held.clear()
+        self.writes.reset()
 
     # --- what the handler asks ------------------------------------------------------------------------------------
 
@@ -310,7 +319,8 @@ def emulator_program() -> str:
 
 @contextlib.contextmanager
 def bigquery_server(storage: str | None = None) -> Iterator[BigQueryServer]:
-    """An empty BigQuery on the loopback interface; ``BIGQUERY_EMULATOR_HOST`` leads clients to it.
+    """An empty BigQuery on the loopback interface; ``BIGQUERY_EMULATOR_HOST`` leads clients to it, and
+    ``BIGQUERY_WRITE_EMULATOR_HOST`` this package's clients of the Storage Write API.
 
     :param storage: address of a Cloud Storage that load jobs read.
     :raises ServerUnavailableError: when the emulator cannot be had or does not start.
@@ -325,23 +335,25 @@ def bigquery_server(storage: str | None = None) -> Iterator[BigQueryServer]:
         "BQEMU_METRICS_ENABLED": "false",
     }
     command = [
-        program, "start", "--rest-port", str(rest), "--grpc-port", str(grpc), "--ephemeral", "--project", PROJECT,
+        str(Path(program).with_name("python")), "-c", _START, "start",
+        "--rest-port", str(rest), "--grpc-port", str(grpc), "--ephemeral", "--project", PROJECT,
         "--log-level", "error",
     ]  # fmt: skip
-    with server(command, lambda: listens(rest), env=env):
-        gateway = BigQueryServer("", f"http://127.0.0.1:{rest}", root, storage)
+    with (
+        server(command, lambda: listens(rest) and listens(grpc), env=env),
+        write_gateway(f"127.0.0.1:{grpc}") as writes,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        gateway = BigQueryServer("", f"http://127.0.0.1:{rest}", root, storage, writes)
         listener = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gateway": gateway}))
         listener.daemon_threads = True
         gateway.url = f"http://127.0.0.1:{listener.server_port}"
         threading.Thread(target=listener.serve_forever, daemon=True).start()
-        before = os.environ.get("BIGQUERY_EMULATOR_HOST")
-        os.environ["BIGQUERY_EMULATOR_HOST"] = gateway.url
+        patch.setenv("BIGQUERY_EMULATOR_HOST", gateway.url)
+        patch.setenv("BIGQUERY_WRITE_EMULATOR_HOST", writes.address)
         try:
             yield gateway
         finally:
-            os.environ.pop("BIGQUERY_EMULATOR_HOST")
-            if before is not None:
-                os.environ["BIGQUERY_EMULATOR_HOST"] = before
             listener.shutdown()
             listener.server_close()
             shutil.rmtree(root, ignore_errors=True)

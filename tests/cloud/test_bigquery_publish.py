@@ -1,21 +1,25 @@
 """Publishing to BigQuery: google-cloud-bigquery against the emulator, behind a gateway that injects faults."""
 
+import dataclasses
 import datetime as dt
 import itertools
 import os
 import shutil
 
+import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from airflow_provider_sml.cloud.bigquery import BigQueryPublishJob, table_columns
+from airflow_provider_sml.cloud.bigquery_write import BigQueryWriteJob
 from airflow_provider_sml.cloud.remote_job import Adapter, JobState
-from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.errors import ConfigurationError, DataError, JobError
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.warehouse import LakeRows
 from airflow_provider_sml.ml.warehouse.bigquery import DIFFERS, BigQueryWarehouse
 from airflow_provider_sml.testing.bigquery import PROJECT, Fault, bigquery_client
+from airflow_provider_sml.testing.google.bigquery_write import WriteFault
 
 DAY = dt.date(2026, 3, 1)
 NEXT = DAY + dt.timedelta(days=1)
@@ -24,6 +28,8 @@ WIDER = (*COLUMNS[:4], ("tip", "double"), COLUMNS[4])
 ARROW = {"int": pa.int64(), "double": pa.float64(), "string": pa.string(), "timestamp": pa.timestamp("us"),
          "date": pa.date32()}  # fmt: skip
 KEY = "projects/p/locations/eu/keyRings/r/cryptoKeys/k"
+#: From Cloud Storage, by upload of a file, by the Storage Write API.
+WAYS = ["gs", "upload", "write"]
 _numbers = itertools.count()
 
 
@@ -58,22 +64,26 @@ class Shop:
             pq.write_table(day_rows(day, count, columns), folder / f"{day}.parquet")
         return self.lake.publish("orders", columns, sorted(folder.glob("*")), min(days), max(days), {})
 
-    def job(self, snapshot, name, columns=COLUMNS, *, upload=False, cluster_by=(), **more):
+    def job(self, snapshot, name, columns=COLUMNS, *, by="gs", cluster_by=(), **more):
         days = dt.date.fromisoformat(snapshot.first), dt.date.fromisoformat(snapshot.last)
         rows = LakeRows(self.lake.files("orders", snapshot.snapshot_id, *days), columns)
-        paths = rows.paths if upload else [self.to_bucket(path) for path in rows.paths]
+        paths = [self.to_bucket(path) for path in rows.paths] if by == "gs" else rows.paths
         warehouse = BigQueryWarehouse(PROJECT, self.dataset, more.get("kms_key"), more.get("labels", {}))
         current = table_columns(self.client, self.dataset, "orders")
         plan = warehouse.plan(rows.publication(snapshot, cluster_by), current, paths)
+        common = {
+            "name": f"{self.dataset}-{name}", "project": PROJECT, "dataset": self.dataset, "table": "orders",
+            "schema": plan.schema, "script": plan.script, "differs": DIFFERS, "connection": "bigquery_emulator",
+            "client": "airflow_provider_sml.hooks.warehouse.bigquery_client",
+        } | more  # fmt: skip
+        if by == "write":
+            writer = "airflow_provider_sml.hooks.warehouse.bigquery_write_client"
+            return BigQueryWriteJob(**common, rows=rows.batches, writer=writer)
         file = None
         if not plan.uris:
             file = str(self.folder / f"{name}.parquet")
             rows.write(file)
-        return BigQueryPublishJob(
-            name=f"{self.dataset}-{name}", project=PROJECT, dataset=self.dataset, table="orders", schema=plan.schema,
-            script=plan.script, uris=plan.uris, file=file, differs=DIFFERS,
-            client="airflow_provider_sml.hooks.warehouse.bigquery_client", connection="bigquery_emulator", **more,
-        )  # fmt: skip
+        return BigQueryPublishJob(**common, uris=plan.uris, file=file)
 
     def to_bucket(self, path):
         target = self.server.root / self.dataset / os.path.basename(path)
@@ -122,12 +132,14 @@ def shop(bigquery, tmp_path, monkeypatch):
     bigquery.reset()
 
 
-@pytest.mark.parametrize("upload", [False, True], ids=["from Cloud Storage", "by upload"])
-def test_the_rows_are_those_of_the_lake(shop, upload):
+@pytest.mark.parametrize("by", WAYS)
+def test_the_rows_are_those_of_the_lake(shop, by):
     snapshot = shop.publish({DAY: 30, NEXT: 20})
-    result = shop.follow(snapshot, "a", upload=upload)
+    result = shop.follow(snapshot, "a", by=by)
     assert result["rows"] == 50
-    assert set(result) == {"job", "rows", "bytes_loaded", "bytes_billed", "slot_ms"}
+    brought = "bytes_written" if by == "write" else "bytes_loaded"
+    assert set(result) == {"job", "rows", brought, "bytes_billed", "slot_ms"}
+    assert len(shop.jobs("load")) == (by != "write")
     found = shop.ask("SELECT * FROM shop.orders ORDER BY event_date, `order`")
     wanted = pa.concat_tables([day_rows(DAY, 30), day_rows(NEXT, 20)]).to_pylist()
     assert found == [tuple(row.values()) for row in wanted]
@@ -274,13 +286,13 @@ def test_staged_rows_that_expired_are_loaded_again(shop):
     assert shop.days == {DAY: 30}
 
 
-@pytest.mark.parametrize("upload", [False, True], ids=["from Cloud Storage", "by upload"])
+@pytest.mark.parametrize("by", ["gs", "upload"])
 @pytest.mark.parametrize("step", ["load", "publish"])
-def test_a_lost_reply_submits_nothing_twice(shop, upload, step):
+def test_a_lost_reply_submits_nothing_twice(shop, by, step):
     snapshot = shop.publish({DAY: 30})
-    job = shop.job(snapshot, "a", upload=upload)
+    job = shop.job(snapshot, "a", by=by)
     shop.server.faults.append(
-        Fault("/jobs$", method="PUT") if upload and step == "load" else Fault("/jobs$", body=step)
+        Fault("/jobs$", method="PUT") if by == "upload" and step == "load" else Fault("/jobs$", body=step)
     )
     finish(job, job.submit())
     assert shop.server.faults == []
@@ -336,6 +348,127 @@ def test_which_failures_a_retry_may_mend(shop, reason, configuration):
     assert (status.state, status.configuration) == (JobState.FAILED, configuration)
     assert "no luck" in status.message
     assert job.submit() == f"{job.name}-2"
+
+
+# --- the Storage Write API --------------------------------------------------------------------------------------------
+
+
+def test_the_write_api_is_used_as_it_asks(shop, monkeypatch):
+    """Requests stay below the limit, each append has its offset, and one commit shows all of it."""
+    monkeypatch.setattr("airflow_provider_sml.cloud.bigquery_write.REQUEST_BYTES", 2_000)
+    shop.follow(shop.publish({DAY: 50, NEXT: 40}), "a", by="write", kms_key=KEY)
+    writes = shop.server.writes
+    assert writes.methods() == [
+        "CreateWriteStream", *["AppendRows"] * writes.methods().count("AppendRows"), "FinalizeWriteStream",
+        "BatchCommitWriteStreams",
+    ]  # fmt: skip
+    appends = [call for name, call in writes.calls if name == "AppendRows"]
+    assert len(appends) > 2 and appends[0].offset == 0
+    assert all(len(call.arrow_rows.rows.serialized_record_batch) <= 2_000 for call in appends)
+    assert sorted({call.offset for call in appends}) == [call.offset for call in appends]
+    staged = next(r.body for r in shop.server.requests if r.method == "POST" and r.path.endswith("/tables"))
+    assert staged["encryptionConfiguration"] == {"kmsKeyName": KEY}
+    assert shop.days == {DAY: 50, NEXT: 40}
+    assert shop.tables == ["orders", "sml_publishes"]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "method", ["CreateWriteStream", "AppendRows", "FinalizeWriteStream", "BatchCommitWriteStreams"]
+)
+def test_a_broken_connection_writes_every_row_once(shop, monkeypatch, method, lost):
+    monkeypatch.setattr("airflow_provider_sml.cloud.bigquery_write.REQUEST_BYTES", 2_000)
+    snapshot = shop.publish({DAY: 80})
+    shop.server.writes.faults.append(WriteFault(method, skip=1 if method == "AppendRows" else 0, lost=lost))
+    assert shop.follow(snapshot, "a", by="write")["rows"] == 80
+    assert shop.server.writes.faults == []
+    assert shop.days == {DAY: 80}
+    assert shop.tables == ["orders", "sml_publishes"]
+
+
+def test_rows_that_are_refused_leave_nothing(shop):
+    """A failure that no repeat mends: told with the service's words, and not tried again."""
+    shop.follow(shop.publish({DAY: 3}), "a")
+    snapshot = shop.publish({DAY: 4})
+    shop.server.writes.faults.append(WriteFault("AppendRows", code=grpc.StatusCode.INVALID_ARGUMENT))
+    with pytest.raises(JobError, match=r"did not take the rows(.|\n)*InvalidArgument: (400 )?injected") as refused:
+        shop.job(snapshot, "b", by="write").submit()
+    assert not refused.value.retryable
+    assert shop.tables == ["orders", "sml_publishes"]
+    assert shop.days == {DAY: 3}
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+@pytest.mark.parametrize("after", [1, 60])
+def test_a_process_that_dies_while_it_writes_has_written_nothing(shop, after):
+    """The stream of the dead one is never committed, and the retry writes to a table of its own."""
+    snapshot = shop.publish({DAY: 80})
+    job = shop.job(snapshot, "a", by="write")
+    batches = job.rows
+
+    def dying():
+        (whole,) = batches()
+        for number, batch in enumerate(whole.slice(n, 1) for n in range(80)):
+            if number == after:
+                raise Crash
+            yield batch
+
+    with pytest.raises(Crash):
+        dataclasses.replace(job, rows=dying).submit()
+    assert shop.jobs("query") == []
+    assert shop.follow(snapshot, "a", by="write")["rows"] == 80
+    assert shop.days == {DAY: 80}
+
+
+def test_of_two_that_write_the_same_one_publishes(shop):
+    """A process that was thought dead is slow: its script's name is taken, and its staging table goes."""
+    snapshot = shop.publish({DAY: 30})
+    slow, quick = (shop.job(snapshot, "a", by="write") for _ in range(2))
+
+    def overtaken():
+        yield from slow.rows()
+        quick.submit()
+
+    job_id = dataclasses.replace(slow, rows=overtaken).submit()
+    assert finish(Adapter.load(slow.describe()), job_id)["rows"] == 30
+    assert [name for name in shop.jobs("query") if name.endswith("publish")] == ["a-1-publish"]
+    assert shop.days == {DAY: 30}
+    assert shop.tables == ["orders", "sml_publishes"]
+
+
+def test_a_repeated_write_attaches(shop):
+    snapshot = shop.publish({DAY: 30})
+    job_id = shop.job(snapshot, "a", by="write").submit()
+    shop.server.writes.reset()
+    again = shop.job(snapshot, "a", by="write")
+    assert again.submit() == job_id and shop.server.writes.methods() == []
+    assert finish(again, job_id)["rows"] == 30
+    shop.follow(shop.publish({DAY: 8}), "b", by="write")
+    assert finish(again, again.submit())["job"].endswith("a-2-publish")  # overtaken, so it is done again
+    assert shop.days == {DAY: 30}
+
+
+def test_a_running_script_of_written_rows_is_cancelled_with_nothing_left(shop):
+    shop.server.hold("-publish")
+    job = shop.job(shop.publish({DAY: 30}), "a", by="write")
+    job_id = job.submit()
+    assert job.status(job_id).state is JobState.RUNNING
+    job.cancel(job_id)
+    assert job.status(job_id).state is JobState.CANCELLED
+    assert shop.tables == []
+
+
+def test_a_day_that_the_lake_has_no_rows_of_is_emptied(shop):
+    shop.follow(shop.publish({DAY: 3, NEXT: 2}), "a")
+    snapshot = shop.publish({DAY: 4})
+    after = str(NEXT + dt.timedelta(days=1))
+    nothing = dataclasses.replace(snapshot, first=after, last=after, rows=0)
+    shop.ask(f"INSERT INTO shop.orders (`order`, event_date) VALUES (1, DATE '{after}')")
+    assert shop.follow(nothing, "b", by="write")["rows"] == 0
+    assert shop.days == {DAY: 3, NEXT: 2}
 
 
 def test_too_many_files_are_refused(shop):

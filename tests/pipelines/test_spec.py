@@ -485,6 +485,9 @@ def test_a_profile_changes_places_and_sizes(spoilt, monkeypatch):
     assert load_spec(path).places.lake == "s3://prod/lake"
     assert load_spec(path, "").places.lake == "include/data/lake", "an empty name is no profile"
     assert spec.dataset.hash == load_spec(path, "").dataset.hash
+    profile(path, "spark: {on: emr-serverless}\nwarehouse: {location: EU, labels: {team: ops}}\nencryption: required\n")
+    spec = load_spec(path)
+    assert (spec.spark.on, spec.warehouse.location, spec.encryption) == ("emr-serverless", "EU", "required")
 
 
 def test_an_unknown_profile_is_refused_with_those_that_are_there(spoilt, refused, monkeypatch):
@@ -504,7 +507,7 @@ def test_an_unknown_profile_is_refused_with_those_that_are_there(spoilt, refused
     ("text", "where", "said"),
     [
         ("owner: a\nfeatures: {hour: minute}\n", 2, "a profile cannot change features"),
-        ("label: dep_delay > 5\n", 1, "expected: one of alerts, deploy, monitor, owner, places"),
+        ("label: dep_delay > 5\n", 1, "expected: one of alerts, deploy, encryption, monitor, owner, places"),
         ("owner: a\ntrain:\n  windw: 3 days\n", 3, "train.windw is not a key of the spec"),
         ("deploy:\n  port: none\n", 2, "deploy.port is wrong"),
         ("- a\n", 1, "the file is wrong"),

@@ -18,6 +18,7 @@ from airflow_provider_sml.refs import SnapshotRef
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 #: The table in which every warehouse logs what was published to it.
 PUBLISHES = "sml_publishes"
@@ -144,6 +145,14 @@ class LakeRows:
             target = path.replace("'", "''")
             connection.execute(f"COPY (SELECT * FROM {source}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
 
+    def batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """All rows as Arrow record batches, read as they are asked for.
+
+        :param rows: most rows of a batch.
+        """
+        with self.view() as (connection, source):
+            yield from connection.sql(f"SELECT * FROM {source}").to_arrow_reader(rows)
+
     @contextlib.contextmanager
     def view(
         self, connection: duckdb.DuckDBPyConnection | None = None
@@ -200,6 +209,7 @@ def added_columns(
             f"the warehouse's table {table} has other columns than the lake's",
             expected=", ".join(f"{name} {known[name]}" for name in changed + removed),
             found=", ".join(f"{name} {wanted.get(name, 'gone')}" for name in changed + removed),
-            todo="change the table by hand, or drop it and publish all days again; nothing was changed",
+            todo="change the table by hand, or drop it and publish all days again; nothing was changed. The lake "
+            "refuses another type too, so its table was made anew, or this one was changed by others",
         )
     return [name for name in wanted if name not in known]
