@@ -27,7 +27,10 @@ __all__ = ["PROFILE", "PipelineSpecError", "load_spec"]
 
 PROFILE = "SML_PROFILE"
 #: What a profile may change. The rest is what the model is: it must be the same wherever it is trained and served.
-PROFILE_KEYS = ("alerts", "deploy", "monitor", "owner", "places", "sample", "schedule", "source", "train")
+PROFILE_KEYS = (
+    "alerts", "deploy", "encryption", "monitor", "owner", "places", "sample", "schedule", "source", "spark", "train",
+    "warehouse",
+)  # fmt: skip
 
 
 def load_spec(path: str | Path, profile: str | None = None) -> PipelineSpec:
