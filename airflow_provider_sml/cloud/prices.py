@@ -39,6 +39,11 @@ PRICES: dict[str, float] = {
     "emr-serverless-vcpu": 0.052624,
     "emr-serverless-gb": 0.0057785,
     "emr-serverless-storage-gb": 0.000111,
+    # per Data Compute Unit, and per GB of shuffle storage (USD 0.04 and 0.10 a month of 730 hours); us-central1
+    "dataproc-dcu": 0.06,
+    "dataproc-dcu-premium": 0.089,
+    "dataproc-shuffle-gb": 0.0000548,
+    "dataproc-shuffle-gb-premium": 0.000137,
 }
 
 

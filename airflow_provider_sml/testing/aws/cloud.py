@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Self
+from typing import Any
 
 from airflow_provider_sml.testing.aws.autoscaling import Autoscaling
 from airflow_provider_sml.testing.aws.emr import EmrServerless
@@ -13,7 +12,7 @@ from airflow_provider_sml.testing.aws.runtime import Runtime
 from airflow_provider_sml.testing.aws.server import Server
 from airflow_provider_sml.testing.aws.training import Training
 from airflow_provider_sml.testing.aws.watch import CloudWatch, Logs
-from airflow_provider_sml.testing.core import Behaviour, Bill, Calls, Faults, VirtualClock
+from airflow_provider_sml.testing.core import FakeCloud, VirtualClock
 
 
 class SageMaker(Training, Hosting):
@@ -25,7 +24,7 @@ class SageMaker(Training, Hosting):
         return {"Tags": self.job_tags(name) if kind == "training-job" else self.tags_of(kind, name)}
 
 
-class FakeAws:
+class FakeAws(FakeCloud):
     """A fake AWS account in one region, served on the loopback interface until it is closed.
 
     Unmodified clients (boto3, aiobotocore, Airflow's hooks) reach it by the environment variables of ``environment``.
@@ -46,11 +45,8 @@ class FakeAws:
         region: str = "us-east-1",
         account: str = "123456789012",
     ) -> None:
-        self.clock = clock or VirtualClock()
+        super().__init__(clock)
         self.s3, self.region, self.account = s3, region, account
-        self.faults = Faults()
-        self.calls = Calls()
-        self.bill = Bill(self.clock)
         self.cloudwatch = CloudWatch(self)
         self.logs = Logs(self)
         self.sagemaker = SageMaker(self)
@@ -58,7 +54,7 @@ class FakeAws:
         self.autoscaling = Autoscaling(self)
         self.emr = EmrServerless(self)
         self.redshift = RedshiftData(self)
-        self.services: dict[str, Any] = {
+        self.services = {
             "sagemaker": self.sagemaker,
             "sagemaker-runtime": self.runtime,
             "emr-serverless": self.emr,
@@ -102,38 +98,6 @@ class FakeAws:
             aws_secret_access_key="fake",
         )  # fmt: skip
 
-    def behaviours(self) -> list[Behaviour]:
-        """What the fake does, and where that is known from."""
-        kinds = {kind for service in self.services.values() for kind in type(service).__mro__}
-        found = [item for kind in kinds for item in vars(kind).get("BEHAVIOURS", ())]
-        return sorted(found, key=lambda item: (item.service, item.basis, item.what))
-
-    def control(self, verb: str, arguments: dict[str, Any]) -> Any:
-        """What the command line asks: ``advance``, ``scale``, ``fault``, ``faults``, ``calls``, ``bill``.
-
-        :raises ValueError: when there is no such verb.
-        """
-        if verb == "advance":
-            return {"now": self.clock.advance(float(arguments["seconds"]))}
-        if verb == "scale":
-            self.clock.scale = float(arguments["scale"])
-            return {"scale": self.clock.scale}
-        if verb == "fault":
-            return dataclasses.asdict(self.faults.add(**arguments))
-        if verb == "faults":
-            return self.faults.waiting()
-        if verb == "calls":
-            return [dataclasses.asdict(call) for call in self.calls]
-        if verb == "bill":
-            return {"text": self.bill.text(), "lines": [dataclasses.asdict(line) for line in self.bill.lines()]}
-        raise ValueError(f"there is no verb {verb!r}")
-
     def close(self) -> None:
         """End the server."""
         self._server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

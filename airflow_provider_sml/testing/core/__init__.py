@@ -7,7 +7,10 @@ from airflow_provider_sml.testing.core.behaviour import Behaviour
 from airflow_provider_sml.testing.core.bill import Bill, Line
 from airflow_provider_sml.testing.core.calls import Call, Calls
 from airflow_provider_sml.testing.core.clock import VirtualClock
+from airflow_provider_sml.testing.core.cloud import FakeCloud
 from airflow_provider_sml.testing.core.faults import Fault, Faults
 from airflow_provider_sml.testing.core.timeline import Phase, Timeline
 
-__all__ = ["Behaviour", "Bill", "Call", "Calls", "Fault", "Faults", "Line", "Phase", "Timeline", "VirtualClock"]
+__all__ = [
+    "Behaviour", "Bill", "Call", "Calls", "FakeCloud", "Fault", "Faults", "Line", "Phase", "Timeline", "VirtualClock",
+]  # fmt: skip

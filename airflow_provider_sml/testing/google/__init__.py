@@ -1,1 +1,1 @@
-"""Fakes of Google Cloud."""
+"""Fakes of Google Cloud: ``cloud.FakeGoogle`` (Dataproc Serverless), and a gateway before BigQuery's emulator."""

@@ -1,0 +1,54 @@
+"""The fake Google Cloud as one object: clock, faults, calls, bill, services, and how clients are pointed at it."""
+
+from __future__ import annotations
+
+from airflow_provider_sml.testing.core import FakeCloud, VirtualClock
+from airflow_provider_sml.testing.google.dataproc import Dataproc
+from airflow_provider_sml.testing.google.operations import Operations
+from airflow_provider_sml.testing.google.server import Server
+from airflow_provider_sml.testing.google.storage import Objects
+from airflow_provider_sml.testing.google.tls import certificate
+
+
+class FakeGoogle(FakeCloud):
+    """A fake project of Google Cloud, served on the loopback interface until it is closed.
+
+    Unmodified clients (Google's libraries, Airflow's hooks) reach it by the environment variables of ``environment``
+    and credentials of any kind, such as the anonymous ones of a connection with ``is_anonymous``. It is one region
+    after the other: a resource is where its name says. Buckets are not served here: give the address of a server of
+    Cloud Storage as ``gcs``.
+
+    :param clock: the clock; one that stands still when None.
+    :param gcs: address of a server of Cloud Storage, such as fake-gcs-server's; None for none.
+    :param port: port of the proxy that clients go through; 0 takes a free one.
+    :param project: the project's id.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock | None = None,
+        gcs: str | None = None,
+        port: int = 0,
+        project: str = "fake-project",
+    ) -> None:
+        super().__init__(clock)
+        self.gcs, self.project = gcs, project
+        self.storage = Objects(gcs, project) if gcs else None
+        self.operations = Operations(self)
+        self.dataproc = Dataproc(self)
+        self.services = {"dataproc": self.dataproc, "operations": self.operations}
+        self._server = Server(self, port)
+        self.url = self._server.url
+
+    def environment(self) -> dict[str, str]:
+        """What points clients here: a proxy that knows Google's hosts only, whom to trust, and the project."""
+        found = {
+            "grpc_proxy": self.url,
+            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(certificate().root),
+            "GOOGLE_CLOUD_PROJECT": self.project,
+        }
+        return found | ({"STORAGE_EMULATOR_HOST": self.gcs} if self.gcs else {})
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.close()
