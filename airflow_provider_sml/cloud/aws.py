@@ -8,8 +8,6 @@ retried by botocore; what still fails becomes an error of ours.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -132,15 +130,3 @@ def _translated(action: str, error: Any) -> ConfigurationError | JobError:
     if code in _THROTTLED | _EXPIRED or status == 429 or (status >= 500 and status != 501):
         return AwsUnavailable(f"{action} failed: {code}: {said}")
     return AwsRefused(action, code, said)
-
-
-def spec_hash(spec: Any) -> str:
-    """A short hash of what decides a job, to tell whether one of the same name is the same job."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def iso(moment: Any) -> str:
-    """A moment of AWS as text, in UTC to the second."""
-    import datetime as dt
-
-    return moment.astimezone(dt.UTC).isoformat(timespec="seconds") if moment else ""

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused, iso, spec_hash
+from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.prices import price
-from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
+from airflow_provider_sml.cloud.remote_job import JobState, JobStatus, iso, spec_hash
 from airflow_provider_sml.cloud.spark_submit import INPUT_ERROR
 from airflow_provider_sml.errors import ConfigurationError, JobError
 

@@ -10,8 +10,10 @@ attaches to that job, so a retry after a crash never starts a second one.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import importlib
+import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -218,6 +220,16 @@ def job_name(*parts: str, limit: int = 63) -> str:
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-zA-Z0-9]+", "-", whole).strip("-")[: limit - 11].strip("-")
     return f"{readable or 'job'}-{digest}"
+
+
+def spec_hash(spec: Any) -> str:
+    """A short hash of what decides a job, to tell whether one of the same name is the same job."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def iso(moment: dt.datetime | None) -> str:
+    """A moment that a service tells as text, in UTC to the second; empty for none."""
+    return moment.astimezone(dt.UTC).isoformat(timespec="seconds") if moment else ""
 
 
 def failure(step: Step) -> JobError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from airflow_provider_sml.cloud.aws import spec_hash
+from airflow_provider_sml.cloud.remote_job import spec_hash
 from airflow_provider_sml.errors import ConfigurationError
 
 #: Names of the variants: the one that serves, and the one that is tried beside it.

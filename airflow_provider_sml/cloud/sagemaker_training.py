@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_sml.cloud.aws import AwsJob, AwsQuota, AwsRefused, iso, spec_hash
+from airflow_provider_sml.cloud.aws import AwsJob, AwsQuota, AwsRefused
 from airflow_provider_sml.cloud.prices import estimate
-from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
+from airflow_provider_sml.cloud.remote_job import JobState, JobStatus, iso, spec_hash
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
 #: Names that ``job_name`` makes for SageMaker leave room for the number of the try.

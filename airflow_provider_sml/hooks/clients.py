@@ -12,15 +12,15 @@ import time
 from typing import Any
 
 from airflow_provider_sml.cloud.remote_job import Adapter, Clients
-from airflow_provider_sml.errors import require
+from airflow_provider_sml.errors import ConfigurationError, require
 
 _KEPT_SECONDS = 600.0
 _lock = threading.Lock()
 _kept: dict[tuple[str, str, str], tuple[float, Any]] = {}
 
 
-class AwsHookClients:
-    """Clients of an AWS connection.
+class _HookClients:
+    """Clients of a connection.
 
     :param connection: its id.
     :param region: the region; the connection's when empty.
@@ -32,7 +32,7 @@ class AwsHookClients:
     def client(self, service: str, fresh: bool = False) -> Any:
         """A client, kept for some minutes.
 
-        :param service: as boto3 calls it.
+        :param service: its name in the vendor's library.
         :param fresh: make it anew, with new credentials.
         """
         key, now = (self.connection, self.region, service), time.monotonic()
@@ -44,6 +44,13 @@ class AwsHookClients:
         return client
 
     def _make(self, service: str) -> Any:
+        raise NotImplementedError
+
+
+class AwsHookClients(_HookClients):
+    """Clients of boto3, of an AWS connection."""
+
+    def _make(self, service: str) -> Any:
         require("airflow.providers.amazon", "amazon")
         from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
 
@@ -51,16 +58,51 @@ class AwsHookClients:
         return hook.get_client_type()
 
 
+class GoogleHookClients(_HookClients):
+    """Clients of Google Cloud, ``dataproc`` and ``storage``, of a connection of type ``google_cloud_platform``."""
+
+    def _make(self, service: str) -> Any:
+        require("airflow.providers.google", "google")
+        if service == "storage":
+            from airflow.providers.google.cloud.hooks.gcs import GCSHook
+
+            return GCSHook(gcp_conn_id=self.connection).get_conn()
+        require("google.cloud.dataproc_v1", "google")
+        from airflow.providers.google.cloud.hooks.dataproc import DataprocHook
+
+        return DataprocHook(gcp_conn_id=self.connection).get_batch_client(region=self.region)
+
+
+_PROVIDERS = {"aws": AwsHookClients, "google": GoogleHookClients}
+
+
 def connected(job: Any) -> Any:
     """An adapter with the clients of its connection; one that needs none is given back as it is.
 
     :param job: the adapter.
     """
-    clients: Clients
-    if isinstance(job, Adapter) and job.provider == "aws":
-        clients = AwsHookClients(getattr(job, "connection", ""), getattr(job, "region", ""))
+    if isinstance(job, Adapter) and job.provider in _PROVIDERS:
+        clients: Clients = _PROVIDERS[job.provider](getattr(job, "connection", ""), getattr(job, "region", ""))
         return job.connect(clients)
     return job
+
+
+def google_project(connection: str) -> str:
+    """The project of a connection: the one that it names, else that of its credentials.
+
+    :param connection: its id.
+    :raises ConfigurationError: when it has none.
+    """
+    require("airflow.providers.google", "google")
+    from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+
+    project = GoogleBaseHook(gcp_conn_id=connection).project_id
+    if not project:
+        raise ConfigurationError(
+            f"the connection {connection} names no project", expected="the extra project, or a setting project",
+            found="none",
+        )  # fmt: skip
+    return str(project)
 
 
 def forget_clients() -> None:

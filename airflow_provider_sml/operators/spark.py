@@ -1,4 +1,4 @@
-"""Where a Spark application runs: on this machine's spark-submit, or on EMR Serverless.
+"""Where a Spark application runs: on this machine's spark-submit, on EMR Serverless or on Dataproc Serverless.
 
 One description of the run, one adapter out of it; what differs between the places is in the adapters.
 """
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from airflow_provider_sml.cloud.remote_job import Adapter
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
-from airflow_provider_sml.hooks.clients import connected
+from airflow_provider_sml.hooks.clients import connected, google_project
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ def spark_job(run: SparkRun, spark: str | Mapping[str, Any]) -> Adapter:
     :param run: what is run.
     :param spark: ``spark-submit``; or ``on`` with the settings of the place. EMR Serverless takes ``{"on":
         "emr-serverless", "application_id": ..., "role": ..., "code": "s3://folder/for/the/application"}`` and the
-        other values of ``cloud.emr_serverless.EmrServerlessJob``, ``aws_conn_id`` and ``region``.
+        other values of ``cloud.emr_serverless.EmrServerlessJob``, ``aws_conn_id`` and ``region``. Dataproc takes
+        ``{"on": "dataproc", "region": ..., "code": "gs://folder/for/the/application"}`` and the other values of
+        ``cloud.dataproc.DataprocBatchJob``, ``gcp_conn_id`` and ``project`` (the connection's when there is none).
     :raises ConfigurationError: when there is no such place, or a setting is wrong.
     """
     settings = {"on": spark} if isinstance(spark, str) else dict(spark)
@@ -75,14 +77,7 @@ def _spark_submit(run: SparkRun, settings: dict[str, Any]) -> Adapter:
 def _emr_serverless(run: SparkRun, settings: dict[str, Any]) -> Adapter:
     from airflow_provider_sml.cloud.emr_serverless import EmrServerlessJob
 
-    code = str(settings.pop("code", ""))
-    if not code.startswith("s3://"):
-        raise ConfigurationError(
-            "EMR Serverless reads the application from S3", expected="code: an S3 folder", found=code or "none"
-        )
-    content = run.application.read_bytes()
-    # Named by its content: another version of this package never changes the code of a job that runs.
-    entry_point = f"{code.rstrip('/')}/{run.application.stem}-{hashlib.sha256(content).hexdigest()[:12]}.py"
+    entry_point, content = _code(run, settings, "s3://", "EMR Serverless")
     job: EmrServerlessJob = connected(
         EmrServerlessJob(
             name=run.name, entry_point=entry_point, arguments=run.arguments,
@@ -96,7 +91,38 @@ def _emr_serverless(run: SparkRun, settings: dict[str, Any]) -> Adapter:
     return job
 
 
+def _dataproc(run: SparkRun, settings: dict[str, Any]) -> Adapter:
+    from airflow_provider_sml.cloud.dataproc import DataprocBatchJob
+
+    entry_point, content = _code(run, settings, "gs://", "Dataproc Serverless")
+    connection = settings.pop("gcp_conn_id", "google_cloud_default")
+    job: DataprocBatchJob = connected(
+        DataprocBatchJob(
+            name=run.name, entry_point=entry_point, arguments=run.arguments, connection=connection,
+            project=settings.pop("project", "") or google_project(connection), output=dict(run.output),
+            conf=dict(run.conf) | dict(settings.pop("conf", {})),
+            labels=dict(run.tags) | dict(settings.pop("labels", {})), **settings,
+        )
+    )  # fmt: skip
+    job.keep(entry_point, content, job.kms_key)
+    return job
+
+
+def _code(run: SparkRun, settings: dict[str, Any], scheme: str, place: str) -> tuple[str, bytes]:
+    """Where the application is to lie, and its content."""
+    code = str(settings.pop("code", ""))
+    if not code.startswith(scheme):
+        raise ConfigurationError(
+            f"{place} reads the application from {scheme}", expected=f"code: a folder in {scheme}", found=code or "none"
+        )
+    content = run.application.read_bytes()
+    # Named by its content: another version of this package never changes the code of a job that runs.
+    name = f"{run.application.stem}-{hashlib.sha256(content).hexdigest()[:12]}.py"
+    return f"{code.rstrip('/')}/{name}", content
+
+
 _PLACES: dict[str, Callable[[SparkRun, dict[str, Any]], Adapter]] = {
     "spark-submit": _spark_submit,
     "emr-serverless": _emr_serverless,
+    "dataproc": _dataproc,
 }

@@ -241,11 +241,12 @@ class Deploy(Strict):
 class Spark(Strict):
     """Where Spark runs.
 
-    :param on: ``spark-submit`` on this machine, or ``emr-serverless``.
-    :param settings: of a place in a cloud, such as ``application_id``, ``role`` and ``code``.
+    :param on: ``spark-submit`` on this machine, ``emr-serverless``, or ``dataproc`` (Dataproc Serverless).
+    :param settings: of a place in a cloud, such as ``application_id``, ``role`` and ``code``, or, of Dataproc,
+        ``region``, ``code`` and ``service_account``.
     """
 
-    on: Literal["spark-submit", "emr-serverless"] = "spark-submit"
+    on: Literal["spark-submit", "emr-serverless", "dataproc"] = "spark-submit"
     settings: dict[str, Any] = {}
 
 

@@ -1,12 +1,13 @@
 """``python -m airflow_provider_sml.testing``: a fake cloud beside a running Airflow, driven from the shell.
 
-``serve`` runs one until Ctrl-C and prints the environment that points clients at it; the other commands move its
+``serve aws`` or ``serve google`` runs one until Ctrl-C and prints the environment that points clients at it; the other commands move its
 clock, make faults happen, and show its calls and its bill. They reach it by ``--url`` or SML_FAKE_URL.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+from airflow_provider_sml.testing.core import FakeCloud, VirtualClock
 from airflow_provider_sml.testing.core.faults import KINDS
 
 
@@ -35,11 +37,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", default=os.environ.get("SML_FAKE_URL", ""), help="of the fake that runs")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="run a fake AWS until Ctrl-C")
+    serve = commands.add_parser("serve", help="run a fake AWS or a fake Google Cloud until Ctrl-C")
     serve.set_defaults(run=_serve)
+    serve.add_argument("cloud", nargs="?", choices=["aws", "google"], default="aws", help="which (default: aws)")
     serve.add_argument("--port", type=int, default=0, help="port (default: a free one)")
     serve.add_argument("--scale", type=float, default=60.0, help="virtual seconds per second (default: 60)")
-    serve.add_argument("--s3", default="", help="address of an S3 server (default: moto, started beside)")
+    serve.add_argument("--s3", default="", help="aws: address of an S3 server (default: moto, started beside)")
+    serve.add_argument(
+        "--gcs",
+        default="",
+        help="google: address of a server of Cloud Storage (default: fake-gcs-server if it is built)",
+    )
 
     advance = commands.add_parser("advance", help="move the clock forward")
     advance.add_argument("seconds", type=float)
@@ -68,17 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from airflow_provider_sml.testing.aws import FakeAws
-    from airflow_provider_sml.testing.core import VirtualClock
-
-    moto = None
-    if not options.s3:
-        from moto.server import ThreadedMotoServer
-
-        moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-        moto.start()
-        options.s3 = "http://{}:{}".format(*moto.get_host_and_port())
-    with FakeAws(VirtualClock(scale=options.scale), s3=options.s3, port=options.port) as cloud:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context((_google if options.cloud == "google" else _aws)(options, stack))
         for name, value in (cloud.environment() | {"SML_FAKE_URL": cloud.url}).items():
             print(f"export {name}={value}")
         print(f"# the fake runs, {options.scale:g} seconds a second; Ctrl-C ends it", flush=True)
@@ -87,9 +86,34 @@ def _serve(options: argparse.Namespace) -> int:
                 time.sleep(3600)
         except KeyboardInterrupt:
             print(cloud.bill.text())
-    if moto is not None:
-        moto.stop()
     return 0
+
+
+def _aws(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeCloud:
+    from airflow_provider_sml.testing.aws import FakeAws
+
+    if not options.s3:
+        from moto.server import ThreadedMotoServer
+
+        moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        moto.start()
+        stack.callback(moto.stop)
+        options.s3 = "http://{}:{}".format(*moto.get_host_and_port())
+    return FakeAws(VirtualClock(scale=options.scale), s3=options.s3, port=options.port)
+
+
+def _google(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeCloud:
+    from airflow_provider_sml.testing.google import FakeGoogle
+
+    if not options.gcs:
+        from airflow_provider_sml.testing.processes import ServerUnavailableError
+        from airflow_provider_sml.testing.stores import fake_gcs
+
+        try:
+            options.gcs = stack.enter_context(fake_gcs()).store.endpoint
+        except ServerUnavailableError as error:
+            print(f"# there is no Cloud Storage: {error}", flush=True)
+    return FakeGoogle(VirtualClock(scale=options.scale), gcs=options.gcs or None, port=options.port)
 
 
 def _fault(options: argparse.Namespace) -> int:
@@ -105,10 +129,12 @@ def _fault(options: argparse.Namespace) -> int:
 
 def _behaviours(_: argparse.Namespace) -> int:
     from airflow_provider_sml.testing.aws import FakeAws
+    from airflow_provider_sml.testing.google import FakeGoogle
 
-    with FakeAws() as cloud:
-        for item in cloud.behaviours():
-            print(f"{item.service}: {item.what}\n    {item.basis}: {item.source}")
+    for kind in (FakeAws, FakeGoogle):
+        with kind() as cloud:
+            for item in cloud.behaviours():
+                print(f"{item.service}: {item.what}\n    {item.basis}: {item.source}")
     return 0
 
 

@@ -5,11 +5,14 @@ Use it from the top of a ``conftest.py``::
     pytest_plugins = ["airflow_provider_sml.testing.plugin", "airflow_provider_sml.testing.clouds"]
 
 ``fake_aws`` is a fresh account for each test; the environment points every client of the test at it, so that DAGs and
-scripts run unchanged. Its buckets are moto's.
+scripts run unchanged. Its buckets are moto's. ``fake_google`` is a fresh project, likewise; its buckets are those of
+fake-gcs-server, where ``make servers`` has built it, and there are none elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +21,7 @@ import pytest
 
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.aws import FakeAws
+    from airflow_provider_sml.testing.google import FakeGoogle
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +49,34 @@ def fake_aws(fake_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]
         for name, value in cloud.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "aws://")
+        yield cloud
+
+
+@pytest.fixture(scope="session")
+def fake_gcs_address() -> Iterator[str | None]:
+    """Address of a fake-gcs-server, one for the whole run; None where it is not built."""
+    from airflow_provider_sml.testing.processes import ServerUnavailableError
+    from airflow_provider_sml.testing.stores import fake_gcs
+
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(fake_gcs())
+        except ServerUnavailableError:
+            yield None
+        else:
+            yield store.store.endpoint
+
+
+@pytest.fixture
+def fake_google(fake_gcs_address: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGoogle]:
+    """A fake project whose clock stands still until the test moves it; environment and connection point at it."""
+    from airflow_provider_sml.testing.google import FakeGoogle
+
+    with FakeGoogle(gcs=fake_gcs_address) as cloud:
+        monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+        for name, value in cloud.environment().items():
+            monkeypatch.setenv(name, value)
+        extra = {"project": cloud.project, "is_anonymous": True}
+        connection = {"conn_type": "google_cloud_platform", "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", json.dumps(connection))
         yield cloud

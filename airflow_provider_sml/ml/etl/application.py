@@ -434,9 +434,20 @@ def without_duplicates(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
 # --- private values ---------------------------------------------------------------------------------------------------
 
 
-def privacy_keys(plan: dict[str, Any]) -> dict[str, bytes]:
-    """The keys of the hashed columns by connection; they come by the environment and are written nowhere."""
-    given = json.loads(os.environ.get("SML_PRIVACY_KEYS", "{}"))
+def secret(spark: SparkSession, variable: str) -> str | None:
+    """A secret: of the environment, or of Hadoop's credential provider where a setting names it there."""
+    if variable in os.environ:
+        return os.environ[variable]
+    named = spark.conf.get(f"spark.sml.secret.{variable}", "")
+    if not named:
+        return None
+    characters = spark.sparkContext._jsc.hadoopConfiguration().getPassword(named)
+    return "".join(characters) if characters is not None else None
+
+
+def privacy_keys(spark: SparkSession, plan: dict[str, Any]) -> dict[str, bytes]:
+    """The keys of the hashed columns by connection; they are written nowhere."""
+    given = json.loads(secret(spark, "SML_PRIVACY_KEYS") or "{}")
     keys = {}
     for output in plan["outputs"]:
         if output["hash"]:
@@ -616,7 +627,7 @@ def add_rows(of: Any, found: dict[str, Any], group: dict[str, str], count: int, 
 def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     """Execute a plan and write its report."""
     started = time.time()
-    keys = privacy_keys(plan)
+    keys = privacy_keys(spark, plan)
     looked_up_in = [path for join in plan["joins"] for path in join["optional"] + join["paths"]]
     listed = list_all(spark, plan["paths"] + plan["later_paths"] + looked_up_in)
     for needed in [plan["paths"], *[join["paths"] for join in plan["joins"]]]:

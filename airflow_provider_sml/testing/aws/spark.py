@@ -11,15 +11,12 @@ that what it writes is real. Its log goes to the run's ``logUri``, as on EMR. No
 from __future__ import annotations
 
 import gzip
-import os
 import shlex
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from airflow_provider_sml.testing.core.spark import run_application
 
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.aws.cloud import FakeAws
@@ -43,40 +40,23 @@ def local_spark(
         place = urlsplit(submit["entryPoint"])
         code = cloud.client("s3").get_object(Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
         words = shlex.split(submit.get("sparkSubmitParameters", ""))
-        given = [word for word in words if "=" in word]
-        conf = {key: value for key, _, value in (word.partition("=") for word in given)}
-        with tempfile.TemporaryDirectory() as folder:
-            application = Path(folder) / "application.py"
-            application.write_bytes(code)
-            done = subprocess.run(
-                [*_command(conf), str(application), *submit.get("entryPointArguments", [])],
-                env=_environment(conf, secrets or {}), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, timeout=within, cwd=folder,
-            )  # fmt: skip
-        log = done.stdout.decode(errors="replace")
+        conf = {key: value for key, given, value in (word.partition("=") for word in words) if given}
+        kept = {key: value for key, value in conf.items() if not key.startswith(_EMR_ONLY)}
+        environment = _environment(conf, secrets or {})
+        exit_code, log = run_application(code, submit.get("entryPointArguments", []), kept, environment, within)
         _keep_log(cloud, request, log)
-        return done.returncode, log
+        return exit_code, log
 
     return drive
 
 
-def _command(conf: dict[str, str]) -> list[str]:
-    import pyspark
-
-    kept = {key: value for key, value in conf.items() if not key.startswith(_EMR_ONLY)}
-    local = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    settings = [word for key, value in (kept | local).items() for word in ("--conf", f"{key}={value}")]
-    return [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[2]", *settings]
-
-
 def _environment(conf: dict[str, str], secrets: dict[str, str]) -> dict[str, str]:
-    own = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    prefix = "spark.emr-serverless.driverEnv."
+    found, prefix = {}, "spark.emr-serverless.driverEnv."
     for key, value in conf.items():
         if key.startswith(prefix):
-            found = secrets[value.removeprefix("EMR.secret@")] if value.startswith("EMR.secret@") else value
-            own[key.removeprefix(prefix)] = found
-    return dict(os.environ) | own
+            secret = value.removeprefix("EMR.secret@")
+            found[key.removeprefix(prefix)] = secrets[secret] if secret != value else value
+    return found
 
 
 def _keep_log(cloud: FakeAws, request: dict[str, Any], log: str) -> None:
