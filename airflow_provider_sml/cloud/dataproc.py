@@ -233,7 +233,7 @@ class DataprocBatchJob(GoogleJob):
     @property
     def _base(self) -> str:
         """What the ids of its batches start with: 4 to 63 small letters, digits and hyphens with the number."""
-        fits = re.fullmatch(r"[a-z][a-z0-9-]{0,57}", self.name)
+        fits = re.fullmatch(r"[a-z][a-z0-9-]{1,57}", self.name)
         return self.name if fits else f"b-{job_name(self.name, limit=56)}".lower()
 
     def _create(self, batch_id: str) -> bool:

@@ -1,7 +1,8 @@
 """``python -m airflow_provider_sml.testing``: a fake cloud beside a running Airflow, driven from the shell.
 
-``serve aws`` or ``serve google`` runs one until Ctrl-C and prints the environment that points clients at it; the other commands move its
-clock, make faults happen, and show its calls and its bill. They reach it by ``--url`` or SML_FAKE_URL.
+``serve aws`` or ``serve google`` runs one until Ctrl-C and prints the environment that points clients at it; the other
+commands move its clock, make faults happen, and show its calls and its bill. They reach it by ``--url`` or
+SML_FAKE_URL.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--gcs",
         default="",
-        help="google: address of a server of Cloud Storage (default: fake-gcs-server if it is built)",
+        help="google: address of a Cloud Storage server (default: fake-gcs-server if it is built)",
     )
 
     advance = commands.add_parser("advance", help="move the clock forward")
@@ -112,7 +113,7 @@ def _google(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeClo
         try:
             options.gcs = stack.enter_context(fake_gcs()).store.endpoint
         except ServerUnavailableError as error:
-            print(f"# there is no Cloud Storage: {error}", flush=True)
+            print(f"there is no Cloud Storage: {error}", file=sys.stderr)
     return FakeGoogle(VirtualClock(scale=options.scale), gcs=options.gcs or None, port=options.port)
 
 
