@@ -42,7 +42,8 @@ _STATES = {
 }  # fmt: skip
 _ATTEMPTS = 1000
 _TAIL_BYTES = 2**16
-_REASON = re.compile(r"^(?!\s*at\s)\S*(Error|Exception|Killed)\b.*", re.MULTILINE)
+# The last line of a Python traceback, the first one of a Java stack, and its causes.
+_REASON = re.compile(r"^(?:: |Caused by: )?[\w.$]+(?:Error|Exception)\b.*", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)

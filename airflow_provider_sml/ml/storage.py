@@ -112,8 +112,13 @@ class Store:
                 "spark.hadoop.fs.AbstractFileSystem.gs.impl": "com.google.cloud.hadoop.fs.gcs.GoogleHadoopFS",
                 "spark.hadoop.fs.gs.storage.root.url": f"{self.endpoint}/" if self.endpoint else None,
                 "spark.hadoop.fs.gs.project.id": self.project,
-                "spark.hadoop.fs.gs.auth.type": "UNAUTHENTICATED" if self.google == "anon" else None,
             }
+            if self.google == "anon":  # the first is read by connectors from 3.0 on, the other two by those before
+                found |= {
+                    "spark.hadoop.fs.gs.auth.type": "UNAUTHENTICATED",
+                    "spark.hadoop.fs.gs.auth.service.account.enable": "false",
+                    "spark.hadoop.fs.gs.auth.null.enable": "true",
+                }
         return {key: value for key, value in found.items() if value}
 
     def spark_env(self) -> dict[str, str]:
