@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow_provider_sml.cloud.remote_job import Adapter, Clients
 from airflow_provider_sml.errors import ConfigurationError, require
+from airflow_provider_sml.hooks.places import local_emulator
 
 _KEPT_SECONDS = 600.0
 _lock = threading.Lock()
@@ -64,6 +65,7 @@ class GoogleHookClients(_HookClients):
     def _make(self, service: str) -> Any:
         require("airflow.providers.google", "google")
         if service == "storage":
+            local_emulator("STORAGE_EMULATOR_HOST")
             from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
             return GCSHook(gcp_conn_id=self.connection).get_conn()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from airflow_provider_sml.errors import ConfigurationError
 
@@ -50,3 +51,21 @@ def find_connection(conn_id: str, default: str) -> Connection | None:
             found=conn_id,
             todo=f"add the connection in the UI under Admin > Connections, or set AIRFLOW_CONN_{conn_id.upper()}",
         ) from error
+
+
+def local_emulator(variable: str) -> str | None:
+    """The address of an emulator, which credentials are sent to: it must be on this machine.
+
+    :param variable: the environment variable that may name it.
+    :raises ConfigurationError: when it is elsewhere.
+    """
+    address = os.environ.get(variable)
+    if not address:
+        return None
+    host = urlsplit(address if "://" in address else f"//{address}").hostname
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigurationError(
+            f"{variable} leads away from this machine", expected="an address of the loopback interface, or none",
+            found=address, todo=f"unset {variable}: the service itself needs no address",
+        )  # fmt: skip
+    return address

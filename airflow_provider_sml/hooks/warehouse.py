@@ -12,7 +12,6 @@ Credentials stay in the connections: the official providers' own hooks make the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean, require
-from airflow_provider_sml.hooks.places import find_connection, is_location
+from airflow_provider_sml.hooks.places import find_connection, is_location, local_emulator
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -268,7 +267,7 @@ def bigquery_client(connection: str, project: str, location: str | None) -> Any:
     require("airflow.providers.google", "google")
     from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
 
-    _emulator(EMULATOR)
+    local_emulator(EMULATOR)
     return BigQueryHook(gcp_conn_id=connection, use_legacy_sql=False).get_client(project_id=project, location=location)
 
 
@@ -284,31 +283,13 @@ def bigquery_write_client(connection: str) -> Any:
     from google.cloud.bigquery_storage_v1 import BigQueryWriteClient
     from google.cloud.bigquery_storage_v1.services.big_query_write.transports import BigQueryWriteGrpcTransport
 
-    emulator = _emulator(WRITE_EMULATOR)
+    emulator = local_emulator(WRITE_EMULATOR)
     if emulator:
         import grpc
 
         channel = grpc.insecure_channel(emulator)
         return BigQueryWriteClient(transport=BigQueryWriteGrpcTransport(channel=channel))
     return BigQueryWriteClient(credentials=GoogleBaseHook(gcp_conn_id=connection).get_credentials())
-
-
-def _emulator(variable: str) -> str | None:
-    """The address of an emulator, which credentials are sent to: it must be on this machine.
-
-    :param variable: the environment variable that may name it.
-    :raises ConfigurationError: when it is elsewhere.
-    """
-    address = os.environ.get(variable)
-    if not address:
-        return None
-    host = urlsplit(address if "://" in address else f"//{address}").hostname
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        raise ConfigurationError(
-            f"{variable} leads away from this machine", expected="an address of the loopback interface, or none",
-            found=address, todo=f"unset {variable}: BigQuery itself needs no address",
-        )  # fmt: skip
-    return address
 
 
 def redshift_client(connection: str) -> Any:

@@ -104,7 +104,7 @@ def _aws(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeCloud:
 
 
 def _google(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeCloud:
-    from airflow_provider_sml.testing.google import FakeGoogle
+    from airflow_provider_sml.testing.google.cloud import FakeGoogle
 
     if not options.gcs:
         from airflow_provider_sml.testing.processes import ServerUnavailableError
@@ -130,7 +130,7 @@ def _fault(options: argparse.Namespace) -> int:
 
 def _behaviours(_: argparse.Namespace) -> int:
     from airflow_provider_sml.testing.aws import FakeAws
-    from airflow_provider_sml.testing.google import FakeGoogle
+    from airflow_provider_sml.testing.google.cloud import FakeGoogle
 
     for kind in (FakeAws, FakeGoogle):
         with kind() as cloud:

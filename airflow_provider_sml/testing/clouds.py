@@ -21,7 +21,7 @@ import pytest
 
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.aws import FakeAws
-    from airflow_provider_sml.testing.google import FakeGoogle
+    from airflow_provider_sml.testing.google.cloud import FakeGoogle
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def fake_gcs_address() -> Iterator[str | None]:
 @pytest.fixture
 def fake_google(fake_gcs_address: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGoogle]:
     """A fake project whose clock stands still until the test moves it; environment and connection point at it."""
-    from airflow_provider_sml.testing.google import FakeGoogle
+    from airflow_provider_sml.testing.google.cloud import FakeGoogle
 
     with FakeGoogle(gcs=fake_gcs_address) as cloud:
         monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
