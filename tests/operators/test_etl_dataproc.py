@@ -189,6 +189,14 @@ def test_a_wrong_place_or_setting_is_named_and_nothing_is_started(orders, cloud,
     assert cloud.dataproc.batches == {}
 
 
+def test_credentials_go_to_no_store_but_google_s_or_one_on_this_machine(orders, cloud, monkeypatch, capfd):
+    forget_clients()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://storage.example.com")
+    assert orders.run().state == "failed"
+    assert "STORAGE_EMULATOR_HOST leads away from this machine" in capfd.readouterr().out
+    assert cloud.calls == []
+
+
 def test_the_project_is_the_connection_s_own_or_given(orders, cloud, monkeypatch):
     cloud.faults.add("fail", "CreateBatch", times=2)
     orders.run(project="other-project")

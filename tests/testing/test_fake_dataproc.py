@@ -1,5 +1,9 @@
 """The fake Dataproc as a plain script with Google's client sees it."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -8,6 +12,16 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import dataproc_v1
 
 PARENT = "projects/fake-project/locations/us-central1"
+SCRIPT = f"""
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import dataproc_v1
+
+client = dataproc_v1.BatchControllerClient(
+    credentials=AnonymousCredentials(), client_options={{"api_endpoint": "us-central1-dataproc.googleapis.com:443"}}
+)
+batch = {{"pyspark_batch": {{"main_python_file_uri": "gs://code/app.py"}}}}
+client.create_batch(parent="{PARENT}", batch=batch, batch_id="night")
+"""
 
 
 @pytest.fixture
@@ -205,6 +219,36 @@ def test_the_work_can_be_done_for_real(fake_google, client, code, ended, fake_gc
     assert asked == [["gs://x/plan.json"]]
     if fake_gcs_address:
         assert b"no such file" in fake_google.storage.read(f"{found.runtime_info.output_uri}.000000000")
+
+
+def test_the_shell_serves_it_to_another_process(tmp_path):
+    """The server runs as a process of its own; a client and the verbs reach it by what it printed."""
+    command = [sys.executable, "-m", "airflow_provider_sml.testing"]
+    server = subprocess.Popen(
+        [*command, "serve", "google", "--scale", "0", "--gcs", "http://127.0.0.1:9"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        told = {}
+        for line in server.stdout:
+            if line.startswith("#"):
+                break
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            told[name] = value
+
+        def run(*words):
+            done = subprocess.run(words, env=os.environ | told, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        run(*command, "fault", "fail", "CreateBatch")
+        run(sys.executable, "-c", SCRIPT)
+        run(*command, "advance", "3600")
+        assert "0 left running" in run(*command, "bill")
+        [call] = json.loads(run(*command, "calls"))
+        assert (call["operation"], call["params"]["batch_id"], call["error"]) == ("CreateBatch", "night", "")
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
 def test_each_behaviour_has_its_basis(fake_google):

@@ -30,6 +30,32 @@ def test_the_official_emr_serverless_operator(dag_project, fake_aws, deferrable,
     assert len(fake_aws.emr.runs) == 1
 
 
+DATAPROC_FILE = """
+from airflow.sdk import DAG
+from airflow.providers.google.cloud.operators.dataproc import DataprocCreateBatchOperator
+
+with DAG("official_dataproc"):
+    DataprocCreateBatchOperator(
+        task_id="run", region="europe-west1", batch_id="official", deferrable={deferrable}, polling_interval_seconds=1,
+        batch={{"pyspark_batch": {{"main_python_file_uri": "gs://code/app.py"}}}}, project_id="fake-project",
+    )
+"""
+
+
+# Without deferral it sleeps for ten seconds between its looks at a batch that runs.
+@pytest.mark.parametrize(
+    ("deferrable", "fault", "state"), [(True, None, "success"), (True, "fail", "failed"), (False, "fail", "failed")]
+)
+def test_the_official_dataproc_operator(dag_project, fake_google, deferrable, fault, state):
+    """Through the environment alone: a proxy, whom to trust, an anonymous connection."""
+    fake_google.clock.per_call = 1000
+    if fault:
+        fake_google.faults.add(fault, "CreateBatch")
+    text = DATAPROC_FILE.format(deferrable=deferrable)
+    assert dag_project.run(dag_project.write("official.py", text), "official_dataproc").state == state
+    assert list(fake_google.dataproc.batches) == ["projects/fake-project/locations/europe-west1/batches/official"]
+
+
 def test_the_official_hook_lists_and_describes(airflow_db, fake_aws):
     from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from airflow_provider_sml.cloud.dataproc import DataprocBatchJob
 from airflow_provider_sml.cloud.sagemaker_training import SageMakerTrainingJob
 from airflow_provider_sml.hooks.clients import connected, forget_clients
 from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
@@ -67,6 +68,32 @@ def test_at_its_deadline_it_stops_the_job_and_says_so(cloud):
     assert event["action"] == "fail" and "it was cancelled" in event["message"]
     cloud.clock.advance(200)
     assert cloud.bill.running() == []
+
+
+@pytest.fixture
+def batch(airflow_db, fake_google):
+    """A batch of Dataproc and its trigger, on the connection of the fixture."""
+    forget_clients()
+    job = DataprocBatchJob(name="orders-etl", project="fake-project", region="europe-west1", entry_point="gs://c/a.py")
+    job_id = connected(job).submit()
+    yield fake_google, RemoteJobTrigger(json.loads(json.dumps(job.describe())), job_id, 0.01)
+    forget_clients()
+
+
+def test_killing_the_trigger_of_a_dataproc_batch_cancels_it(batch):
+    google, trigger = batch
+    asyncio.run(trigger.on_kill())
+    google.clock.advance(60)
+    assert google.calls.count("CancelOperation") == 1
+    assert google.bill.running() == []
+
+
+def test_a_dataproc_batch_is_waited_for_through_an_outage(batch):
+    google, trigger = batch
+    google.clock.per_call = 100
+    google.faults.add("drop_before", "GetBatch", times=2)
+    [event] = events(trigger)
+    assert (event["action"], event["job_id"]) == ("done", "orders-etl-1")
 
 
 def test_a_stop_that_fails_is_told_and_not_hidden(cloud):
