@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+from airflow_provider_sml.errors import MissingExtraError, require
 from airflow_provider_sml.testing.core import FakeCloud, VirtualClock
 from airflow_provider_sml.testing.core.faults import KINDS
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         return code
-    except (ValueError, urllib.error.URLError) as error:
+    except (ValueError, urllib.error.URLError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -104,8 +105,7 @@ def _aws(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeCloud:
 
 
 def _google(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeCloud:
-    from airflow_provider_sml.testing.google.cloud import FakeGoogle
-
+    kind = _fake_google()
     if not options.gcs:
         from airflow_provider_sml.testing.processes import ServerUnavailableError
         from airflow_provider_sml.testing.stores import fake_gcs
@@ -114,7 +114,14 @@ def _google(options: argparse.Namespace, stack: contextlib.ExitStack) -> FakeClo
             options.gcs = stack.enter_context(fake_gcs()).store.endpoint
         except ServerUnavailableError as error:
             print(f"there is no Cloud Storage: {error}", file=sys.stderr)
-    return FakeGoogle(VirtualClock(scale=options.scale), gcs=options.gcs or None, port=options.port)
+    return kind(VirtualClock(scale=options.scale), gcs=options.gcs or None, port=options.port)
+
+
+def _fake_google() -> Any:
+    require("google.cloud.dataproc_v1", "google")
+    from airflow_provider_sml.testing.google.cloud import FakeGoogle
+
+    return FakeGoogle
 
 
 def _fault(options: argparse.Namespace) -> int:
@@ -130,9 +137,13 @@ def _fault(options: argparse.Namespace) -> int:
 
 def _behaviours(_: argparse.Namespace) -> int:
     from airflow_provider_sml.testing.aws import FakeAws
-    from airflow_provider_sml.testing.google.cloud import FakeGoogle
 
-    for kind in (FakeAws, FakeGoogle):
+    kinds: list[type[FakeCloud]] = [FakeAws]
+    try:
+        kinds.append(_fake_google())
+    except MissingExtraError as error:
+        print(f"without Google Cloud: {error}", file=sys.stderr)
+    for kind in kinds:
         with kind() as cloud:
             for item in cloud.behaviours():
                 print(f"{item.service}: {item.what}\n    {item.basis}: {item.source}")

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_sml.errors import require
+
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.aws import FakeAws
     from airflow_provider_sml.testing.google.cloud import FakeGoogle
@@ -70,6 +72,7 @@ def fake_gcs_address() -> Iterator[str | None]:
 @pytest.fixture
 def fake_google(fake_gcs_address: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGoogle]:
     """A fake project whose clock stands still until the test moves it; environment and connection point at it."""
+    require("google.cloud.dataproc_v1", "google")
     from airflow_provider_sml.testing.google.cloud import FakeGoogle
 
     with FakeGoogle(gcs=fake_gcs_address) as cloud:
