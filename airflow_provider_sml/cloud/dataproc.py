@@ -8,7 +8,7 @@ Settings of Spark that decide size and cost (Google's page "Spark properties",
 cloud.google.com/dataproc-serverless/docs/concepts/properties):
 
 - ``spark.driver.cores``, ``spark.executor.cores`` (4, 8 or 16), ``spark.executor.instances`` at the start
-- ``spark.dynamicAllocation.minExecutors`` and ``.maxExecutors``, both 2 to 2000: ``min_executors``, ``max_executors``
+- ``spark.dynamicAllocation.minExecutors`` and ``.maxExecutors``, both 2 or more: ``min_executors``, ``max_executors``
 - ``spark.dataproc.driver.compute.tier`` and ``spark.dataproc.executor.compute.tier``: ``tier``. Premium is faster, has
   more memory and costs more; there are no spot machines.
 - ``spark.dataproc.executor.disk.tier``, ``spark.dataproc.executor.disk.size``: for shuffles, by ``conf``

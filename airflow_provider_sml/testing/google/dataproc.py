@@ -90,8 +90,10 @@ class Dataproc:
                   "the service has to give some code"),
         Behaviour("dataproc", "Properties come back with the prefix 'spark:', defaults and spark.app.name among them.",
                   REPORTED, "output of gcloud dataproc batches describe in public repositories"),
-        Behaviour("dataproc", "Cores are 4, 8 or 16, executors 2 to 2000, memory within a range per core and tier.",
-                  DOCUMENTED, _PROPERTIES),
+        Behaviour("dataproc", "Cores are 4, 8 or 16, executors at least 2, memory 1024 to 7424 MB per core at the "
+                  "standard tier.", DOCUMENTED, _PROPERTIES),
+        Behaviour("dataproc", "At most 2000 executors, and 24576 MB per core at the premium tier.", ASSUMED,
+                  "there are limits, which Google has raised over the years"),
         Behaviour("dataproc", "approximate_usage is given for ended batches only.", DOCUMENTED, f"{_API}#runtimeinfo"),
         Behaviour("dataproc", "A core counts 0.6 DCU, a GB of memory 0.1 up to 8 GB a core and 0.2 above; billed at "
                   "least a minute; 4 cores and 16 GB for the driver and each of 2 executors.", DOCUMENTED, _PRICING),
