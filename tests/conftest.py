@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = [
-    *(f"airflow_provider_sml.testing.{name}" for name in ("plugin", "clouds", "stores")),
+    *(f"airflow_provider_sml.testing.{name}" for name in ("plugin", "clouds", "stores", "spark")),
     "tests.trained",
     "tests.mlflow_server",
 ]
