@@ -4,7 +4,8 @@ import threading
 
 import psutil
 
-from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.ml import storage
 from tests import shops
 from tests.jobs import until
 
@@ -30,20 +31,24 @@ with DAG("crashes", params={{"day": ""}}, default_args={{"retries": {retries}, "
 class Shop:
     """A lake, and the DAG that ingests a day of orders into it.
 
+    :param root: a folder of its own.
+    :param bucket: address of a bucket for the landed files; they lie in the folder when it is empty.
+    :param lake: id of the lake's connection; the lake lies in the folder when it is empty.
     :param settings: further arguments of the ETL operator.
     """
 
-    def __init__(self, project, root, **settings):
-        self.project = project
-        self.root = root
+    def __init__(self, project, root, bucket="", lake="", **settings):
+        self.project, self.root, self.bucket = project, root, bucket
         self.settings = {"master": "local[1]"} | settings
-        self.lake = Lake(str(root / "lake"))
+        self.place = lake or str(root / "lake")
+        self.lake = LakeHook(self.place).get_conn()
+        self.landing = f"{bucket or root}/landing"
+        storage.mount(self.landing, self.lake.store)
         self.write()
 
     def write(self, retries=0):
         text = DAG_FILE.format(
-            root=str(self.root), landing=str(self.root / "landing"), lake=str(self.root / "lake"), retries=retries,
-            settings=self.settings,
+            root=str(self.root), landing=self.landing, lake=self.place, retries=retries, settings=self.settings,
         )  # fmt: skip
         self.file = self.project.write("crashes.py", text)
 
@@ -53,26 +58,34 @@ class Shop:
     def land(self, *days):
         for day in days:
             shops.write_day(self.root / "landing", day)
+        if self.bucket:
+            for path in (self.root / "landing").rglob("*.csv"):
+                name = path.relative_to(self.root / "landing")
+                storage.write(storage.place(self.landing) / str(name), path.read_bytes())
 
     def java(self):
         """The driver that works on this shop, if one does."""
         for process in psutil.process_iter(["cmdline"]):
             line = process.info["cmdline"] or [""]
-            if "java" in line[0] and str(self.root) in " ".join(line):
+            if "java" in line[0] and (self.lake.location in " ".join(line)):
                 return process
         return None
 
     def writing(self):
         """Folders of runs that are half written: there is something of them, and no report yet."""
-        return [
-            path.parent
-            for path in (self.root / "lake" / "lake" / "orders" / "data").glob("*/data")
-            if not (path.parent / "report.json").exists()
-        ]
+        data = self.lake.folder("orders") / "data"
+        told = [entry.path.removeprefix(f"{data}/").split("/", 2) for entry in storage.entries(data)]
+        begun = {parts[0] for parts in told if parts[1] == "data"}
+        return [data / run for run in sorted(begun - {parts[0] for parts in told if parts[1:] == ["report.json"]})]
 
     def drivers(self):
         """How many drivers were started for the tasks of a day."""
         return [len([*folder.glob("*.pid")]) for folder in (self.root / "lake" / "jobs").iterdir()]
+
+    def state(self, days):
+        """Whether each day is published as it landed; None for one that is not published at all."""
+        found = self.lake.days("orders")
+        return [self.orders(day) == landed(day) if day in found else None for day in days]
 
     def published(self):
         """What a reader sees: rows by day, and the snapshot."""
@@ -80,9 +93,8 @@ class Shop:
 
     def orders(self, day):
         """Numbers and weights of the orders of a day, as they are published."""
-        from airflow_provider_sml.ml import storage
-
-        tables = [storage.read_table(file.path, ["order", "weight"]) for file in self.lake.files("orders", None, day, day)]
+        files = self.lake.files("orders", None, day, day)
+        tables = [storage.read_table(file.path, ["order", "weight"]) for file in files]
         return sorted((row["order"], row["weight"]) for table in tables for row in table.to_pylist())
 
     def end(self):

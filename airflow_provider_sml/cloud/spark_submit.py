@@ -36,6 +36,7 @@ INPUT_ERROR = "SML-INPUT-ERROR: "
 LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 _NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
+_FRAME = re.compile(r"\s+(at |File |\.\.\. )")
 _SECRET = re.compile(r"(secret|password|token|(secret|access)[.]?key)$", re.IGNORECASE)
 #: Bytes at the end of a log that are read for progress, and for the reason of a failure.
 _TAIL, _ENDING = 20_000, 1_000_000
@@ -263,9 +264,8 @@ def _reason(lines: list[str], code: int | None) -> str:
     if code is None or code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return "it was killed" if code is None else f"it was killed by {signal.Signals(code - 128).name}"
     said = [line for line in reversed(lines) if line.strip()]
-    line = next(
-        (line for line in said if re.search(r"(Error|Exception)\b", line)), said[0] if said else "it said nothing"
-    )
+    blamed = (line for line in said if re.search(r"(Error|Exception)\b", line) and not _FRAME.match(line))
+    line = next(blamed, said[0] if said else "it said nothing")
     return f"{line.strip()[:500]} (exit code {code})"
 
 

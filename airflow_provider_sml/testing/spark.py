@@ -67,8 +67,10 @@ class SparkCluster:
 
         found = []
         for worker in self.workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found += [p for p in psutil.Process(worker).children(recursive=True) if _EXECUTOR in p.cmdline()]
+            for process in psutil.Process(worker).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if _EXECUTOR in process.cmdline():
+                        found.append(process)
         return found
 
     def applications(self, field: str = "activeapps") -> list[str]:
