@@ -54,6 +54,7 @@ class Store:
     :param google: Google credentials: an object of google-auth, a service account's key as a dictionary, or ``anon``.
     :param kms_key: key that everything written is encrypted with: a KMS key's ARN, id or alias on AWS; on Google the
         full name ``projects/P/locations/L/keyRings/R/cryptoKeys/K``.
+    :param attempts: tries of a call that S3 does not answer, or answers by SlowDown or an error of its own.
     """
 
     endpoint: str | None = None
@@ -64,6 +65,7 @@ class Store:
     project: str | None = None
     google: Any = field(default=None, repr=False)
     kms_key: str | None = None
+    attempts: int = 10
 
     def options(self, scheme: str) -> dict[str, Any]:
         """What fsspec's file system of a scheme is made with."""
@@ -77,7 +79,7 @@ class Store:
                 "token": self.session_token,
                 "client_kwargs": {key: value for key, value in client.items() if value},
                 # SlowDown and 5xx are answered by waiting longer each time.
-                "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}}
+                "config_kwargs": {"retries": {"mode": "standard", "max_attempts": self.attempts}}
                 | ({"s3": {"addressing_style": "path"}} if self.endpoint else {}),
                 "s3_additional_kwargs": encryption,
                 "default_block_size": _BLOCK,
