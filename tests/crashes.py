@@ -75,7 +75,7 @@ class Shop:
         """Folders of runs that are half written: there is something of them, and no report yet."""
         data = self.lake.folder("orders") / "data"
         told = [entry.path.removeprefix(f"{data}/").split("/", 2) for entry in storage.entries(data)]
-        begun = {parts[0] for parts in told if parts[1] == "data"}
+        begun = {parts[0] for parts in told if parts[1:2] == ["data"]}
         return [data / run for run in sorted(begun - {parts[0] for parts in told if parts[1:] == ["report.json"]})]
 
     def drivers(self):

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ INPUT_ERROR = "SML-INPUT-ERROR: "
 #: For drivers that live seconds to minutes: the quick compiler and the simple collector halve their time on 2 cores.
 LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
-_NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
+NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
 _FRAME = re.compile(r"\s+(at |File |\.\.\. )")
 _SECRET = re.compile(r"(secret|password|token|(secret|access)[.]?key)$", re.IGNORECASE)
 #: Bytes at the end of a log that are read for progress, and for the reason of a failure.
@@ -112,7 +112,7 @@ class SparkSubmitJob(Adapter):
         self._record(job_id)
         if self._alive(job_id):
             lines = _lines(self._folder / f"{job_id}.log", _TAIL)
-            told = [line for line in lines if line.strip() and not _NOISE.match(line)]
+            told = [line for line in lines if line.strip() and not NOISE.match(line)]
             return JobStatus(JobState.RUNNING, progress=tuple(told[-5:]))
         code = _exit_code(self._folder / f"{job_id}.rc")
         if code == 0:
@@ -122,7 +122,7 @@ class SparkSubmitJob(Adapter):
         told = [line.removeprefix(INPUT_ERROR) for line in lines if line.startswith(INPUT_ERROR)]
         if told:
             return JobStatus(JobState.FAILED, told[-1], configuration=True)
-        return JobStatus(JobState.FAILED, f"{_reason(lines, code)} (log: {log})")
+        return JobStatus(JobState.FAILED, f"{driver_reason(lines, code)} (log: {log})")
 
     def result(self, job_id: str) -> dict[str, Any]:
         """What the submission named as its output: of the driver that ran, which an attached task did not start."""
@@ -206,12 +206,7 @@ class SparkSubmitJob(Adapter):
 
     def _command(self) -> list[str]:
         conf = dict(self.conf)
-        if told := sorted(key for key in conf if _SECRET.search(key)):
-            raise ConfigurationError(
-                "a secret must not be among the Spark settings: every user of the machine sees a process's arguments",
-                expected="settings that name a credentials provider, or a file that only the driver reads",
-                found=", ".join(told),
-            )
+        check_settings(conf)
         if self.master.startswith("local"):
             conf = {
                 "spark.ui.enabled": "false",
@@ -221,7 +216,7 @@ class SparkSubmitJob(Adapter):
                 "spark.sql.shuffle.partitions": str(2 * (os.cpu_count() or 1)),
             } | conf
         settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
-        return [_spark_submit(), "--master", self.master, *settings, self.application, *self.arguments]
+        return [find_spark_submit(), "--master", self.master, *settings, self.application, *self.arguments]
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ) | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
@@ -230,7 +225,24 @@ class SparkSubmitJob(Adapter):
         return environment
 
 
-def _spark_submit() -> str:
+def check_settings(conf: Mapping[str, str]) -> None:
+    """Refuse settings that would show a secret.
+
+    :raises ConfigurationError: with their names.
+    """
+    if told := sorted(key for key in conf if _SECRET.search(key)):
+        raise ConfigurationError(
+            "a secret must not be among the Spark settings: every user of the machine sees a process's arguments",
+            expected="settings that name a credentials provider, or a file that only the driver reads",
+            found=", ".join(told),
+        )
+
+
+def find_spark_submit() -> str:
+    """The path of spark-submit: of ``SPARK_HOME``, else of the pyspark that is installed.
+
+    :raises ConfigurationError: when there is none.
+    """
     if home := os.environ.get("SPARK_HOME"):
         path = Path(home) / "bin" / "spark-submit"
         if not path.is_file():
@@ -259,8 +271,12 @@ def _exit_code(path: Path) -> int | None:
     return None
 
 
-def _reason(lines: list[str], code: int | None) -> str:
-    """Why a driver failed, by its log and its exit code."""
+def driver_reason(lines: list[str], code: int | None) -> str:
+    """Why a driver failed.
+
+    :param lines: the end of its log.
+    :param code: its exit code; None when it left none.
+    """
     if code is None or code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
         return "it was killed" if code is None else f"it was killed by {signal.Signals(code - 128).name}"
     said = [line for line in reversed(lines) if line.strip()]

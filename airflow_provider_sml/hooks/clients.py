@@ -75,7 +75,24 @@ class GoogleHookClients(_HookClients):
         return DataprocHook(gcp_conn_id=self.connection).get_batch_client(region=self.region)
 
 
-_PROVIDERS = {"aws": AwsHookClients, "google": GoogleHookClients}
+class KubernetesHookClients(_HookClients):
+    """Clients of a Kubernetes cluster, ``core`` for pods and what belongs to them, of a connection to it."""
+
+    def _make(self, service: str) -> Any:
+        try:
+            from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+            from kubernetes.client import CoreV1Api
+        except ImportError as error:
+            raise ConfigurationError(
+                "Kubernetes cannot be reached",
+                expected="Airflow's provider for it",
+                found=error,
+                todo="pip install apache-airflow-providers-cncf-kubernetes",
+            ) from error
+        return CoreV1Api(KubernetesHook(conn_id=self.connection or None).get_conn())
+
+
+_PROVIDERS = {"aws": AwsHookClients, "google": GoogleHookClients, "kubernetes": KubernetesHookClients}
 
 
 def connected(job: Any) -> Any:

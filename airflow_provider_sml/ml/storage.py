@@ -197,6 +197,25 @@ def file_system(location: str | Path) -> AbstractFileSystem:
     return cast(Any, place(location) if isinstance(location, str) else location).fs
 
 
+def default_key(location: str) -> str | None:
+    """The KMS key that a bucket of Google Cloud Storage encrypts with what names no key; None when it has none.
+
+    :param location: an address in the bucket.
+    :raises ConfigurationError: when the credentials may not see it (``storage.buckets.get``).
+    """
+    bucket = address(location).split("/")[2]
+    try:
+        told = cast(Any, file_system(location)).call("GET", "b/{}", bucket, json_out=True)
+    except (OSError, ValueError) as error:  # gcsfs tells a refusal by several classes
+        raise ConfigurationError(
+            f"the default key of bucket {bucket} cannot be looked up",
+            expected="the permission storage.buckets.get",
+            found=error,
+        ) from error
+    key: str | None = told.get("encryption", {}).get("defaultKmsKeyName")
+    return key
+
+
 def _store_of(uri: str) -> Store:
     above = [mounted for mounted in _mounts if uri == mounted or uri.startswith(f"{mounted}/")]
     if above:

@@ -1,4 +1,4 @@
-"""Where a Spark application runs: on this machine's spark-submit, on EMR Serverless or on Dataproc Serverless.
+"""Where a Spark application runs: this machine's spark-submit, Kubernetes, EMR Serverless, Dataproc Serverless.
 
 One description of the run, one adapter out of it; what differs between the places is in the adapters.
 """
@@ -50,6 +50,8 @@ def spark_job(run: SparkRun, spark: str | Mapping[str, Any]) -> Adapter:
         other values of ``cloud.emr_serverless.EmrServerlessJob``, ``aws_conn_id`` and ``region``. Dataproc takes
         ``{"on": "dataproc", "region": ..., "code": "gs://folder/for/the/application"}`` and the other values of
         ``cloud.dataproc.DataprocBatchJob``, ``gcp_conn_id`` and ``project`` (the connection's when there is none).
+        Kubernetes takes ``{"on": "kubernetes", "image": ..., "code": "s3://folder/for/the/application"}`` and the
+        other values of ``cloud.spark_kubernetes.SparkKubernetesJob``.
     :raises ConfigurationError: when there is no such place, or a setting is wrong.
     """
     settings = {"on": spark} if isinstance(spark, str) else dict(spark)
@@ -91,6 +93,19 @@ def _emr_serverless(run: SparkRun, settings: dict[str, Any]) -> Adapter:
     return job
 
 
+def _kubernetes(run: SparkRun, settings: dict[str, Any]) -> Adapter:
+    from airflow_provider_sml.cloud.spark_kubernetes import SparkKubernetesJob
+    from airflow_provider_sml.ml import storage
+
+    entry_point, content = _code(run, settings, "", "Spark on Kubernetes")
+    storage.write(storage.place(entry_point), content)
+    return SparkKubernetesJob(
+        name=run.name, entry_point=entry_point, arguments=run.arguments, output=dict(run.output),
+        conf=dict(run.conf) | dict(settings.pop("conf", {})), tags=dict(run.tags) | dict(settings.pop("tags", {})),
+        **settings,
+    )  # fmt: skip
+
+
 def _dataproc(run: SparkRun, settings: dict[str, Any]) -> Adapter:
     from airflow_provider_sml.cloud.dataproc import DataprocBatchJob
 
@@ -111,9 +126,10 @@ def _dataproc(run: SparkRun, settings: dict[str, Any]) -> Adapter:
 def _code(run: SparkRun, settings: dict[str, Any], scheme: str, place: str) -> tuple[str, bytes]:
     """Where the application is to lie, and its content."""
     code = str(settings.pop("code", ""))
-    if not code.startswith(scheme):
+    if not code or not code.startswith(scheme):
+        where = scheme or "a store or volume that the cluster reaches"
         raise ConfigurationError(
-            f"{place} reads the application from {scheme}", expected=f"code: a folder in {scheme}", found=code or "none"
+            f"{place} reads the application from {where}", expected=f"code: a folder in {where}", found=code or "none"
         )
     content = run.application.read_bytes()
     # Named by its content: another version of this package never changes the code of a job that runs.
@@ -123,6 +139,7 @@ def _code(run: SparkRun, settings: dict[str, Any], scheme: str, place: str) -> t
 
 _PLACES: dict[str, Callable[[SparkRun, dict[str, Any]], Adapter]] = {
     "spark-submit": _spark_submit,
+    "kubernetes": _kubernetes,
     "emr-serverless": _emr_serverless,
     "dataproc": _dataproc,
 }

@@ -19,6 +19,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,7 @@ def standalone(workers: int = 1, cores: int = 2, memory: str = "1g") -> Iterator
                 *command, "org.apache.spark.deploy.worker.Worker", *where, "--cores", str(cores), "--memory", memory,
                 "--webui-port", "0", "--work-dir", f"{folder}/{number}", master,
             ]  # fmt: skip
-            running = stack.enter_context(server(worker, lambda number=number: _alive(address) == number, env))
+            running = stack.enter_context(server(worker, partial(_has, address, number), env))
             found.append(running.pid)
         yield SparkCluster(master, address, tuple(found))
 
@@ -122,6 +123,10 @@ def standalone(workers: int = 1, cores: int = 2, memory: str = "1g") -> Iterator
 def _page(address: str) -> dict[str, list[dict[str, str]]]:
     with urllib.request.urlopen(address, timeout=10) as answer:
         return dict(json.load(answer))
+
+
+def _has(address: str, workers: int) -> bool:
+    return _alive(address) == workers
 
 
 def _alive(address: str) -> int | None:

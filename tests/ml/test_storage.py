@@ -1,6 +1,7 @@
 """Places on a disk and on object stores behave alike; whole files and folders appear at once; writes carry the key."""
 
 import contextlib
+import json
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -203,3 +204,47 @@ def test_a_lake_without_a_key_is_refused_where_one_is_required(moto_store, tmp_p
         Lake(str(tmp_path)).require_encryption()
     with pytest.raises(ConfigurationError, match=r"no KMS key(.|\n)*fill in the KMS key"):
         Lake("s3://bucket/lake", moto_store.store, name="sml_lake").require_encryption()
+
+
+class _Bucket(BaseHTTPRequestHandler):
+    """Tells of a bucket what Google Cloud Storage tells, as far as its encryption goes; fake-gcs-server drops it."""
+
+    def do_GET(self):
+        key = self.server.key
+        status = 403 if key == "hidden" else 200
+        found = {"kind": "storage#bucket", "name": "lake"} | ({"encryption": {"defaultKmsKeyName": key}} if key else {})
+        data = json.dumps({"error": {"code": 403, "message": "no permission"}} if status == 403 else found).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (GOOGLE_KEY, None),
+        (GOOGLE_KEY + "2", "Spark would write to gs://lake/x without the lake's key"),
+        (None, "no default key"),
+        ("hidden", "storage.buckets.get"),
+    ],
+)
+def test_on_google_cloud_the_bucket_s_default_key_must_be_the_lake_s(key, said, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Bucket)
+    server.key = key
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        store = storage.Store(f"http://127.0.0.1:{server.server_port}", project="p", google="anon", kms_key=GOOGLE_KEY)
+        lake = Lake("gs://lake/x", store, CatalogSettings(uri=str(tmp_path / "catalog.db")))
+        if said is None:
+            lake.require_encryption()
+        else:
+            with pytest.raises(ConfigurationError, match=said):
+                lake.require_encryption()
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,4 +1,4 @@
-"""The ETL on a standalone Spark master whose workers are processes of their own: as it is, and with processes killed."""
+"""The ETL on a standalone Spark master with workers of their own: as it is, and with processes killed."""
 
 import json
 

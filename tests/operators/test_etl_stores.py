@@ -1,4 +1,4 @@
-"""The ETL on object stores with the real connectors of Spark: S3A on versitygw and moto, Google's on fake-gcs-server."""
+"""The ETL on object stores by the real connectors: S3A on versitygw and moto, Google's on fake-gcs-server."""
 
 import json
 
@@ -6,11 +6,20 @@ import pytest
 
 from airflow_provider_sml.cloud import jars
 from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.testing.gateway import gateway
 from tests import shops
 from tests.crashes import Shop, landed
 from tests.ml.test_storage import KEY
 
-DAY = shops.FIRST
+DAY, NEXT = shops.days(2)
+#: How long S3A waits before it gives up: not for minutes.
+IMPATIENT = {
+    "spark.hadoop.fs.s3a.attempts.maximum": "3",
+    "spark.hadoop.fs.s3a.retry.limit": "2",
+    "spark.hadoop.fs.s3a.retry.interval": "50ms",
+    "spark.hadoop.fs.s3a.retry.throttle.limit": "3",
+    "spark.hadoop.fs.s3a.retry.throttle.interval": "50ms",
+}
 #: What Google's connector needs against an emulator only.
 EMULATOR = {
     "spark.hadoop.fs.gs.create.items.conflict.check.enable": "false",
@@ -67,3 +76,24 @@ def test_a_day_is_read_from_a_bucket_staged_and_published_there(request, open_sh
         assert [key for key in found if key.endswith(".parquet")] and [key for key in found if "report.json" in key]
         keys = {(head.get("ServerSideEncryption"), head.get("SSEKMSKeyId")) for head in found.values()}
         assert keys == {("aws:kms", KEY)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_spark_survives_faults_of_s3_and_after_an_outage_a_repeat_ends_in_the_new_state(versity_store, open_shop):
+    with gateway(versity_store) as between:
+        shop = open_shop(between.store, "s3", IMPATIENT)
+        for kind in ("throttle", "server_error", "drop_before"):
+            for operation in ("PutObject", "GetObject", "HeadObject", "ListObjects", "CopyObject", "Delete*"):
+                between.faults.add(kind, operation, skip=2)
+        assert shop.run(DAY).state == "success"
+        assert shop.state([DAY]) == [True] and not between.faults.waiting()
+
+        shop.land(NEXT)
+        before = shop.published()
+        between.faults.add("throttle", "PutObject", "*/data/_temporary/*", times=10**6)
+        assert shop.run(NEXT).tasks["etl"] == "failed"
+        assert between.failed["PutObject"] > 3 and shop.published() == before
+        between.faults.clear()
+        assert shop.run(NEXT).state == "success"
+        assert shop.state([DAY, NEXT]) == [True, True] and len(shop.lake.snapshots("orders")) == 2

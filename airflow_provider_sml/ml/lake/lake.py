@@ -123,7 +123,10 @@ class Lake:
     def require_encryption(self) -> None:
         """Refuse a lake whose files are not encrypted with a key of one's own.
 
-        :raises ConfigurationError: when the lake lies on a disk, or its store has no key.
+        On Google Cloud the bucket must have that key as its default one too: Spark's connector cannot name a key of
+        Cloud KMS (its ``fs.gs.encryption.*`` are for keys that the customer sends along).
+
+        :raises ConfigurationError: when the lake lies on a disk, its store has no key, or its bucket another one.
         """
         if not (self.is_remote and self.store.kms_key):
             raise ConfigurationError(
@@ -132,6 +135,15 @@ class Lake:
                 found="files on a disk" if not self.is_remote else "no KMS key",
                 todo="fill in the KMS key of the lake's connection",
             )
+        if self.location.startswith("gs://"):
+            found = storage.default_key(self.location)
+            if found != self.store.kms_key:
+                raise ConfigurationError(
+                    f"Spark would write to {self.location} without the lake's key",
+                    expected=f"{self.store.kms_key} as the bucket's default key",
+                    found=found or "no default key",
+                    todo="gcloud storage buckets update gs://BUCKET --default-encryption-key=KEY",
+                )
 
     # --- reading --------------------------------------------------------------------------------------------------
 
