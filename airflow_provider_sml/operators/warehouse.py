@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.warehouse import LakeRows
+
+
+# A batch of Redshift's Data API ends after a day ("Considerations when calling the Data API").
+_KEPT = timedelta(days=2)
 
 
 class PublishWarehouseOperator(RemoteJobOperator):
@@ -139,9 +144,13 @@ class PublishWarehouseOperator(RemoteJobOperator):
         return LakeRows(files, Dataset.load(self.dataset).table_columns)
 
     def _keep(self, name: str, text: str) -> str:
-        """Put a small text beside the lake's tables."""
+        """Put a small text beside the lake's tables; those that no batch can read any more go."""
         from airflow_provider_sml.ml import storage
 
         path = LakeHook(SnapshotRef.load(self.snapshot).lake).get_conn().root / name
         storage.write(path, text)
+        old = dt.datetime.now(dt.UTC) - _KEPT
+        for entry in storage.entries(path.parent):
+            if entry.modified < old:
+                storage.remove(entry.path)
         return str(path)

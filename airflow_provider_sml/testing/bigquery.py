@@ -6,7 +6,8 @@ once (409), a job may take its time, a running one can be cancelled, parquet col
 from Cloud Storage, real or faked. It writes down every request, and injects faults: a lost reply, an error, a job that
 waits. The client is google-cloud-bigquery itself, led here by ``BIGQUERY_EMULATOR_HOST``.
 
-Not here: quotas, costs (the emulator bills 0 bytes), encryption keys other than that they were asked for.
+Not here: quotas, costs (every query is billed the least that BigQuery bills), encryption keys other than that
+they were asked for.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from airflow_provider_sml.testing.google.bigquery_write import write_gateway
 from airflow_provider_sml.testing.processes import ServerUnavailableError, free_port, listens, server
 
 PROJECT = "sml-test"
+#: Bytes that a query is billed at least (BigQuery, "Pricing").
+LEAST_BILLED = 10 * 1024 * 1024
 #: The emulator translates SQL by recursion and goes on without a word, half done, where Python's limit stops it: the
 #: tally of a table with thirty columns needs more.
 _START = "import sys; sys.setrecursionlimit(20_000); from bqemulator.cli import main; sys.exit(main())"
@@ -97,6 +100,7 @@ class BigQueryServer:
     requests: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
+    failing: dict[str, dict[str, str]] = field(default_factory=dict)
     _jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _uploads: dict[str, dict[str, Any]] = field(default_factory=dict)
     _waiting: dict[str, tuple[str, dict[str, str], bytes]] = field(default_factory=dict)
@@ -105,6 +109,15 @@ class BigQueryServer:
     def hold(self, ending: str) -> None:
         """Jobs whose names end like this wait as RUNNING until ``release``."""
         self.held.add(ending)
+
+    def fail(self, ending: str, reason: str, message: str) -> None:
+        """The next job whose name ends like this is taken and fails.
+
+        :param ending: of the job's name.
+        :param reason: BigQuery's word for it, such as ``invalid`` or ``backendError``.
+        :param message: what BigQuery says.
+        """
+        self.failing[ending] = {"reason": reason, "message": message}
 
     def release(self) -> None:
         """Let waiting jobs go on when they are looked at next."""
@@ -119,6 +132,7 @@ class BigQueryServer:
         self.requests.clear()
         self.faults.clear()
         self.held.clear()
+        self.failing.clear()
         self.writes.reset()
 
     # --- what the handler asks ------------------------------------------------------------------------------------
@@ -164,6 +178,8 @@ class BigQueryServer:
         job_id = described.get("jobReference", {}).get("jobId")
         if job_id in self._jobs:
             return _error(409, "duplicate", f"Already Exists: Job {PROJECT}:US.{job_id}")
+        if "resumable" not in path and self._fails(job_id, described):
+            return _json(200, self._jobs[job_id])
         if not job_id or "resumable" in path:
             reply = self._forward("POST", path, headers, body)
             if where := next((value for key, value in reply[1].items() if key.lower() == "location"), None):
@@ -171,11 +187,7 @@ class BigQueryServer:
                 self._uploads[_upload(where)] = kept | {"configuration": described["configuration"]}
             return reply
         if any(job_id.endswith(ending) for ending in self.held):
-            job = {
-                "kind": "bigquery#job", "id": f"{PROJECT}:US.{job_id}", "configuration": described["configuration"],
-                "jobReference": {"projectId": PROJECT, "jobId": job_id, "location": "US"},
-                "status": {"state": "RUNNING"}, "statistics": {},
-            }  # fmt: skip
+            job = self._taken(job_id, described, {"state": "RUNNING"})
             self._jobs[job_id], self._waiting[job_id] = job, (path, headers, body)
             return _json(200, job)
         reply = self._run(job_id, path, headers, body)
@@ -183,11 +195,29 @@ class BigQueryServer:
             self._jobs[job_id] = json.loads(reply[2])
         return reply
 
+    def _fails(self, job_id: str | None, described: dict[str, Any]) -> bool:
+        """Whether a job is one that was to fail; it has failed then."""
+        ending = next((ending for ending in self.failing if job_id and job_id.endswith(ending)), None)
+        if not job_id or ending is None:
+            return False
+        error = self.failing.pop(ending)
+        status = {"state": "DONE", "errorResult": error, "errors": [error]}
+        self._jobs[job_id] = self._taken(job_id, described, status)
+        return True
+
+    def _taken(self, job_id: str, described: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+        """A job that the emulator has not seen."""
+        return {
+            "kind": "bigquery#job", "id": f"{PROJECT}:US.{job_id}", "configuration": described["configuration"],
+            "jobReference": {"projectId": PROJECT, "jobId": job_id, "location": "US"},
+            "status": status, "statistics": {},
+        }  # fmt: skip
+
     def _piece(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         """A piece of an upload. The emulator names its job itself, and forgets an upload that has come to its end."""
         upload = self._uploads[_upload(path)]
         job_id = upload["jobReference"]["jobId"]
-        if job_id not in self._jobs:
+        if job_id not in self._jobs and not self._fails(job_id, upload):
             reply = self._forward("PUT", path, headers, body)
             if reply[0] != 200:
                 return reply
@@ -206,6 +236,9 @@ class BigQueryServer:
             job["configuration"] = described["configuration"] | {
                 key: value for key, value in job.get("configuration", {}).items() if key not in ("load",)
             }
+            if "query" in described["configuration"]:
+                query = job.setdefault("statistics", {}).setdefault("query", {})
+                query["totalBytesBilled"] = str(LEAST_BILLED)
             data = json.dumps(job).encode()
         return status, kept, data
 

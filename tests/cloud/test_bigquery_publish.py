@@ -15,7 +15,8 @@ from airflow_provider_sml.cloud.bigquery import BigQueryPublishJob, table_column
 from airflow_provider_sml.cloud.bigquery_write import BigQueryWriteJob
 from airflow_provider_sml.cloud.remote_job import Adapter, JobState
 from airflow_provider_sml.errors import ConfigurationError, DataError, JobError
-from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml import storage
+from airflow_provider_sml.ml.lake import CatalogSettings, Lake
 from airflow_provider_sml.ml.warehouse import LakeRows
 from airflow_provider_sml.ml.warehouse.bigquery import DIFFERS, BigQueryWarehouse
 from airflow_provider_sml.testing.bigquery import PROJECT, Fault, bigquery_client
@@ -59,10 +60,10 @@ class Shop:
 
     def publish(self, days, columns=COLUMNS):
         folder = self.lake.stage("orders", "test")
-        folder.mkdir(parents=True)
-        for day, count in days.items():
-            pq.write_table(day_rows(day, count, columns), folder / f"{day}.parquet")
-        return self.lake.publish("orders", columns, sorted(folder.glob("*")), min(days), max(days), {})
+        paths = [folder / f"{day}.parquet" for day in days]
+        for path, (day, count) in zip(paths, days.items(), strict=True):
+            storage.write_table(day_rows(day, count, columns), path)
+        return self.lake.publish("orders", columns, paths, min(days), max(days), {})
 
     def job(self, snapshot, name, columns=COLUMNS, *, by="gs", cluster_by=(), **more):
         days = dt.date.fromisoformat(snapshot.first), dt.date.fromisoformat(snapshot.last)
@@ -146,6 +147,23 @@ def test_the_rows_are_those_of_the_lake(shop, by):
     assert shop.log == [(snapshot.snapshot_id, 50)]
     assert shop.tables == ["orders", "sml_publishes"]  # the staging table is gone
     assert table_columns(shop.client, shop.dataset, "orders")["ordered"] == "DATETIME"
+
+
+def test_a_lake_on_cloud_storage_is_loaded_from_where_it_lies(shop, gcs_store, tmp_path, monkeypatch):
+    """The load job names the lake's own objects. The emulator cannot read Cloud Storage: the gateway fetches them for
+    it from fake-gcs-server, by their addresses.
+    """
+    monkeypatch.setattr(shop.server, "storage", gcs_store.store.endpoint)
+    shop.lake = Lake(f"{gcs_store.bucket()}/lake", gcs_store.store, CatalogSettings(uri=str(tmp_path / "catalog.db")))
+    snapshot = shop.publish({DAY: 30, NEXT: 20})
+    assert shop.follow(snapshot, "a", by="lake")["rows"] == 50
+    load = next(r.body for r in shop.server.requests if r.path.endswith("/jobs") and "load" in r.body["configuration"])
+    files = [file.path for file in shop.lake.files("orders", snapshot.snapshot_id)]
+    assert sorted(load["configuration"]["load"]["sourceUris"]) == sorted(files)
+    assert all(path.startswith("gs://") for path in files)
+    assert not [r for r in shop.server.requests if "/upload/" in r.path]
+    shop.follow(shop.publish({NEXT: 5}), "b", by="lake")
+    assert shop.days == {DAY: 30, NEXT: 5}
 
 
 def test_a_day_is_replaced_and_the_others_stay(shop):

@@ -1,4 +1,4 @@
-"""Generated expressions mean the same in Spark, in DuckDB and in NumPy, row by row.
+"""Generated expressions mean the same in Spark, in DuckDB, in NumPy and in BigQuery (its emulator), row by row.
 
 Trees are drawn from a seeded generator over columns of every type, so that a failure comes again; ``SML_SEED`` draws
 others. All expressions of one test are one SELECT per engine.
@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from airflow_provider_sml.ml.expressions import compile
+from airflow_provider_sml.ml.expressions import SQL_TYPES, compile
 from airflow_provider_sml.ml.expressions.functions import FUNCTIONS
 from airflow_provider_sml.ml.expressions.vectors import Vector
 
@@ -166,7 +166,30 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def tables(rows, spark, tmp_path_factory):
+def bigquery_client(bigquery):
+    """A client of BigQuery's emulator."""
+    from airflow_provider_sml.testing.bigquery import bigquery_client
+
+    return bigquery_client()
+
+
+def fill_bigquery(client, path):
+    import pyarrow.parquet as pq
+
+    client.create_dataset("expressions", exists_ok=True)
+    names = {name.replace(".", "__"): SQL_TYPES["bigquery"][kind] for name, kind in COLUMNS.items()} | {"n": "INT64"}
+    declared = ", ".join(f"`{name}` {kind}" for name, kind in names.items())
+    client.query_and_wait(f"CREATE OR REPLACE TABLE expressions.expression_rows ({declared})")
+    from google.cloud.bigquery import LoadJobConfig
+
+    assert pq.read_schema(path).names == list(names)
+    with open(path, "rb") as file:
+        config = LoadJobConfig(source_format="PARQUET")
+        client.load_table_from_file(file, f"{client.project}.expressions.expression_rows", job_config=config).result()
+
+
+@pytest.fixture(scope="module")
+def tables(rows, spark, bigquery_client, tmp_path_factory):
     """The rows in each engine; gives, for SQL texts by dialect, the columns of answers."""
     import pyarrow.parquet as pq
 
@@ -177,6 +200,7 @@ def tables(rows, spark, tmp_path_factory):
     spark.read.parquet(path).createOrReplaceTempView("expression_rows")
     connection = duckdb.connect()
     connection.execute(f"CREATE TABLE expression_rows AS FROM '{path}'")
+    fill_bigquery(bigquery_client, path)
     vectors = {name: Vector.of(values, COLUMNS[name]) for name, values in rows.items()}
 
     def ask(expressions):
@@ -184,10 +208,19 @@ def tables(rows, spark, tmp_path_factory):
             columns = ", ".join(f"{expression.sql(dialect)} AS c{n}" for n, expression in enumerate(expressions))
             return f"SELECT {columns} FROM expression_rows ORDER BY n"
 
+        def bigquery():
+            found = []
+            for start in range(0, len(expressions), 20):  # BigQuery limits the size of a query
+                part = ", ".join(f"{e.sql('bigquery')} AS c{n}" for n, e in enumerate(expressions[start : start + 20]))
+                answer = bigquery_client.query_and_wait(f"SELECT {part} FROM expressions.expression_rows ORDER BY n")
+                found += [list(column) for column in zip(*(row.values() for row in answer), strict=True)]
+            return found
+
         return {
             "numpy": [expression.evaluate(vectors, 60).tolist() for expression in expressions],
             "duckdb": [list(column) for column in zip(*connection.execute(select("duckdb")).fetchall(), strict=True)],
             "spark": [list(column) for column in zip(*spark.sql(select("spark")).collect(), strict=True)],
+            "bigquery": bigquery(),
         }
 
     yield ask
@@ -206,7 +239,7 @@ def same(one, two):
 def differences(expressions, answers, rows):
     found = []
     for number, expression in enumerate(expressions):
-        for engine in ("duckdb", "spark"):
+        for engine in ("duckdb", "spark", "bigquery"):
             pairs = zip(answers["numpy"][number], answers[engine][number], strict=True)
             wrong = [(row, one, two) for row, (one, two) in enumerate(pairs) if not same(one, two)]
             if wrong:

@@ -414,6 +414,26 @@ WRONG = {
         None,
         "expected: local, processes, or the id of a connection of type dask; found: kubernetes",
     ),
+    "an unknown way to load the warehouse": (
+        "alerts: []",
+        "warehouse: {load: write-api}\nalerts: []",
+        None,
+        "expected: load_job or write_api; found: write-api",
+    ),
+    "a warehouse that is clustered by a column that it has not": (
+        "alerts: []",
+        "warehouse: {cluster_by: [carier]}\nalerts: []",
+        None,
+        "did you mean carrier?",
+    ),
+    "a warehouse that may bill nothing": ("alerts: []", "warehouse: {max_bytes: 0}\nalerts: []", None, "found: 0"),
+    "an unknown key of the warehouse": (
+        "alerts: []",
+        "warehouse: {region: EU}\nalerts: []",
+        None,
+        "expected: one of cluster_by, kms, labels, load, location, max_bytes; found: region",
+    ),
+    "a label that is no text": ("alerts: []", "warehouse: {labels: {team: 7}}\nalerts: []", None, "team"),
     "a cluster that is no id": ("cluster: local", "cluster: 'dask: prod'", None, "train.cluster is wrong"),
 }
 

@@ -42,6 +42,7 @@ class _Statement:
     parts: list[dict[str, Any]] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     rows: list[tuple[Any, ...]] = field(default_factory=list)
+    fails: str = ""
 
 
 class RedshiftData:
@@ -64,7 +65,7 @@ class RedshiftData:
     def __init__(self, cloud: FakeAws) -> None:
         self.cloud = cloud
         self.dsn: str | None = None
-        #: While true, statements stay STARTED.
+        #: While true, batches stay STARTED.
         self.held = False
         self.statements: dict[str, _Statement] = {}
         self._lock = threading.RLock()
@@ -91,7 +92,7 @@ class RedshiftData:
         statement = self._get(request["Id"])
         with self._lock:
             if statement.status in ("SUBMITTED", "STARTED"):
-                if self.held or (statement.status == "SUBMITTED" and statement.batch):
+                if statement.batch and (self.held or statement.status == "SUBMITTED"):
                     statement.status = "STARTED"
                 else:
                     self._run(statement)
@@ -154,6 +155,8 @@ class RedshiftData:
             statement = known or _Statement(
                 str(uuid.uuid4()), request.get("StatementName", ""), token, list(sqls), batch, self._now()
             )
+            fault = None if known else self.cloud.faults.take(("fail",), "BatchExecuteStatement" if batch else "")
+            statement.fails = fault.detail.get("reason", "no reason") if fault else statement.fails
             self.statements[statement.id] = statement
         return {"Id": statement.id, "CreatedAt": statement.created, "Database": request["Database"]}
 
@@ -182,6 +185,8 @@ class RedshiftData:
         statement.parts.append(part)
         try:
             self._execute(cursor, sql)
+            if statement.fails and number == len(statement.sqls):
+                raise LookupError(statement.fails)
         except (psycopg2.Error, LookupError) as error:
             part["Error"] = statement.error = f"ERROR: {str(error).strip()}"
             raise
