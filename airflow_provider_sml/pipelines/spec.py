@@ -241,12 +241,13 @@ class Deploy(Strict):
 class Spark(Strict):
     """Where Spark runs.
 
-    :param on: ``spark-submit`` on this machine, ``emr-serverless``, or ``dataproc`` (Dataproc Serverless).
+    :param on: ``spark-submit`` on this machine, ``kubernetes``, ``emr-serverless``, or ``dataproc`` (Dataproc
+        Serverless).
     :param settings: of a place in a cloud, such as ``application_id``, ``role`` and ``code``, or, of Dataproc,
-        ``region``, ``code`` and ``service_account``.
+        ``region``, ``code`` and ``service_account``, or, of Kubernetes, ``image`` and ``code``.
     """
 
-    on: Literal["spark-submit", "emr-serverless", "dataproc"] = "spark-submit"
+    on: Literal["spark-submit", "kubernetes", "emr-serverless", "dataproc"] = "spark-submit"
     settings: dict[str, Any] = {}
 
 
