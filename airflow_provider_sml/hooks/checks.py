@@ -56,12 +56,15 @@ def published(table: str, first: str, last: str, newer_than: int | None, lake: s
     :param table: name of the table.
     :param first: first day, ``YYYY-MM-DD``; empty for any day.
     :param last: last day, inclusive.
-    :param newer_than: id of a snapshot that has been seen; None when any will do.
+    :param newer_than: id of a snapshot that has been seen; None when any will do. One that a roll-back brought back is
+        not newer.
     :param lake: location of the lake, or the id of its connection.
     """
     opened = LakeHook(lake).get_conn()
     snapshot = opened.snapshot_id(table)
-    if snapshot is None or snapshot == newer_than:
+    made = [known["snapshot_id"] for known in opened.snapshots(table)] if snapshot and newer_than else []
+    # After a roll-back the current snapshot is another one than the one seen, and older. One that has expired is older.
+    if snapshot is None or (newer_than in made and made.index(snapshot) <= made.index(newer_than)):
         return Finding(False, f"{table} has no {'newer ' if newer_than else ''}snapshot yet")
     days = opened.days(table, snapshot)
     begin, end = (dt.date.fromisoformat(day) for day in (first, last)) if first else (None, None)

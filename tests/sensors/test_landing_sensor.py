@@ -13,10 +13,13 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.etl.landing import Completeness, look
+from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.lake.versions import roll_back
 from airflow_provider_sml.sensors.landing import LandedFilesSensor
 from airflow_provider_sml.sensors.table import PublishedDaysSensor
 from airflow_provider_sml.triggers.poll import PollTrigger
 from tests import shops
+from tests.ml import lake_tables
 
 FIRST, SECOND = shops.days(2)
 
@@ -215,3 +218,18 @@ def test_days_and_newer_snapshots_of_a_table(tmp_path, shop_lake):
     for wrong in ({"newer_than": "latest"}, {"first": "March"}):
         with pytest.raises(AirflowFailException):
             poke(**wrong)
+
+
+def test_a_snapshot_that_a_roll_back_brought_back_is_not_newer(tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    first, second = (lake_tables.publish(lake, lake_tables.rows(FIRST, n), first=FIRST).snapshot_id for n in (3, 4))
+
+    def newer(than):
+        sensor = PublishedDaysSensor(task_id="wait", table="orders", lake=str(lake.location), newer_than=than)
+        return sensor.poke({}).is_done
+
+    assert newer(first) and not newer(second)
+    roll_back(lake, "orders", first)
+    assert not newer(first) and not newer(second)
+    lake_tables.publish(lake, lake_tables.rows(FIRST, 5), first=FIRST)
+    assert newer(first) and newer(second)
