@@ -33,7 +33,8 @@ from airflow_provider_sml.errors import ConfigurationError, JobError
 INPUT_ERROR = "SML-INPUT-ERROR: "
 
 #: For drivers that live seconds to minutes: the quick compiler and the simple collector halve their time on 2 cores.
-LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+#: A wide contract makes methods of more than 8,000 bytes, which HotSpot otherwise leaves to its interpreter.
+LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-DontCompileHugeMethods"
 
 NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
 _FRAME = re.compile(r"\s+(at |File |\.\.\. )")

@@ -31,6 +31,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 MALFORMED = "_malformed"
+CHECKED = "_checked"
 
 
 class PlanError(Exception):
@@ -323,39 +324,31 @@ def join_equal(left: DataFrame, right: DataFrame, join: dict[str, Any]) -> DataF
 
 
 def join_as_of(left: DataFrame, right: DataFrame, join: dict[str, Any], event_time: str) -> DataFrame:
-    """The latest looked-up row known before each event, by one shuffle and no blow-up of rows.
+    """The latest looked-up row known before each event, by a join on equal keys that never repeats an event.
 
-    Both sides are sorted together by time within (keys, day); a looked-up row is repeated for each day that its
-    tolerance reaches. So no group grows with the length of the interval.
+    Time is cut into spans as long as the tolerance. A looked-up row stands in each span that it reaches (two), and holds
+    there from when it is known until the next one is; so an event finds at most one row, in its own span. No group grows
+    with the length of the interval, and Spark may broadcast the smaller side or sort both, as their sizes say.
     """
     delay, tolerance = join["delay_s"], join["tolerance_s"]
     keys = ["_on_" + name for name in join["on"]]
     values = [item["physical"] for item in join["columns"]]
-    left_columns = left.columns
-    lefts = left.select(
-        *[column(name).alias("_on_" + name) for name in join["on"]],
-        column(event_time).alias("_t"),
-        F.lit(1).alias("_side"),
-        F.struct(*[column(name) for name in left_columns]).alias("_left"),
-        F.lit(None).alias("_right"),
-        F.to_date(column(event_time)).alias("_on_day"),
-    )
+
+    def span(moment: str) -> str:  # NTZ has no number of its own; the session's zone is UTC
+        return f"unix_seconds(CAST({moment} AS TIMESTAMP)) DIV {max(tolerance, 60)}"
+
     known = F.expr(f"_as_of + make_dt_interval(0, 0, 0, {delay})")
     until = F.expr(f"_as_of + make_dt_interval(0, 0, 0, {tolerance})")
-    rights = right.select(
-        *keys,
-        known.alias("_t"),
-        F.lit(0).alias("_side"),
-        F.lit(None).alias("_left"),
-        F.struct("_as_of", *values).alias("_right"),
-        F.explode(F.sequence(F.to_date(known), F.greatest(F.to_date(until), F.to_date(known)))).alias("_on_day"),
-    )
-    together = lefts.unionByName(rights.select(*lefts.columns))
-    order = Window.partitionBy(*keys, "_on_day").orderBy("_t", "_side", "_right")
-    window = order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    matched = together.withColumn("_found", F.last("_right", ignorenulls=True).over(window)).where("_side = 1")
-    young = F.expr(f"_found._as_of + make_dt_interval(0, 0, 0, {tolerance}) >= _t")
-    return matched.select("_left.*", *[F.when(young, F.col("_found." + quoted(name))).alias(name) for name in values])
+    right = right.withColumns({"_known": known, "_until": until}).where("_known <= _until")
+    right = right.withColumn("_span", F.explode(F.expr("sequence({}, {})".format(span("_known"), span("_until")))))
+    order = Window.partitionBy(*keys, "_span").orderBy("_known", "_as_of", *[column(name) for name in values])
+    right = right.withColumn("_next", F.lead("_known").over(order)).drop("_as_of")
+    moment = column(event_time)
+    condition = [column(name) == F.col("_on_" + name) for name in join["on"]]
+    condition += [F.col("_at") == F.col("_span"), F.col("_known") <= moment, moment <= F.col("_until")]
+    condition.append(F.col("_next").isNull() | (moment < F.col("_next")))
+    spans = left.withColumn("_at", F.expr(span(quoted(event_time))))
+    return spans.join(right, condition, "left").drop("_at", "_span", "_known", "_until", "_next", *keys)
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -414,21 +407,44 @@ def checked(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
 
 
 def without_duplicates(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
-    """Of good rows with one key, all but the latest get a reason."""
+    """Of good rows with one key, all but the latest get a reason. Only rows whose key is there twice are sorted."""
     good = F.col("_reasons") == ""
-    # Bad rows must not push good ones out, so they are kept apart from the ranking: "_day" is NULL for them.
     groups = [*(["_day"] if plan["unique"] == "day" else []), *[column(name) for name in plan["key"]]]
-    order = Window.partitionBy(good, *groups).orderBy(column(plan["event_time"]).desc(), F.col("_tie").desc())
-    frame = frame.withColumn("_n", F.row_number().over(order))
-    duplicate = good & (F.col("_n") > 1)
+    # By a hash, which is cheap to group: two keys with one hash are only sorted in vain.
+    keyed = frame.withColumn("_k", F.when(good, F.xxhash64(*groups)))
+    several = keyed.where(good).groupBy("_k").count().where("count > 1").select("_k").persist()
+    if not several.take(1):
+        several.unpersist()
+        return frame
+    order = Window.partitionBy(*groups).orderBy(column(plan["event_time"]).desc(), F.col("_tie").desc())
+    suspects = keyed.join(several, "_k", "left_semi").withColumn("_n", F.row_number().over(order))
+    duplicate = F.col("_n") > 1
     shown = [column(item["name"]) for item in plan["columns"] if not item["private"]]
     raw = F.to_json(F.struct(*shown)) if shown else F.lit("{}")
-    return frame.withColumns(
+    suspects = suspects.withColumns(
         {
             "_reasons": F.when(duplicate, F.lit("key:duplicate")).otherwise(F.col("_reasons")),
             "_raw": F.when(duplicate, raw).otherwise(F.col("_raw")),
         }
-    ).drop("_n")
+    )
+    return keyed.join(several, "_k", "left_anti").unionByName(suspects.drop("_n")).drop("_k")
+
+
+def kept(spark: SparkSession, frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
+    """The rows where they are read several times: as files, which outlive an executor and are cheaper than Spark's
+    cache; private values in the cache alone, whose spill is encrypted, so that they are never in the lake's store."""
+    if any(item["private"] for item in plan["columns"]):
+        return frame.persist()
+    path = plan["output"] + "/" + CHECKED
+    frame.write.mode("errorifexists").option("compression", "snappy").parquet(path)
+    return spark.read.schema(frame.schema).parquet(path)
+
+
+def forget(spark: SparkSession, frame: DataFrame, plan: dict[str, Any]) -> None:
+    """Remove what ``kept`` wrote."""
+    frame.unpersist()
+    system, jvm_path = file_system(spark, plan["output"] + "/" + CHECKED)
+    system.delete(jvm_path, True)
 
 
 # --- private values ---------------------------------------------------------------------------------------------------
@@ -637,7 +653,8 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     found = [entry for pattern in plan["paths"] + plan["later_paths"] for entry in listed[pattern]]
     files, input_bytes = [path for path, _ in found], sum(size for _, size in found)
     source = Source(spark, plan["format"], files, plan["columns"], plan["null_values"])
-    rows = without_duplicates(checked(source.read(), plan), plan).persist()
+    whole = kept(spark, checked(source.read(), plan), plan)
+    rows = without_duplicates(whole, plan)
     joins = []
     for join in plan["joins"]:
         patterns = join["optional"] + join["paths"]
@@ -668,7 +685,7 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
             F.lit(0).alias("_s"),
         )
         write_days(bad, ["reasons", "raw_row"], plan["output"] + "/quarantine", len(counts["days"]))
-    rows.unpersist()
+    forget(spark, whole, plan)
     sizes = [size for _, size in list_files(spark, plan["output"] + "/data/*/*")]
     report = {
         **counts,
