@@ -4,8 +4,8 @@ The rows are bootstrapped from the real flights: days are drawn with replacement
 keep keys apart. The bare job reads the same files, casts, joins, drops duplicates and writes the same parquet by day,
 with no contract, no quarantine, no counts and no report. Both are whole processes, from spark-submit to its end.
 
-``SML_BENCH_ROWS`` gives the numbers of rows (1000000 by default; ``1000000,3000000,10000000`` takes about an hour on
-two cores), ``SML_BENCH_PARTITIONS`` those of published days (10,100,1000) and ``SML_BENCH_REPEATS`` the repeats (1).
+``SML_BENCH_ROWS`` gives the numbers of rows (1000000 by default; ``1000000,3000000,10000000`` takes about ten minutes
+on two cores), ``SML_BENCH_PARTITIONS`` those of published days (10,100,1000) and ``SML_BENCH_REPEATS`` the repeats (1).
 """
 
 from __future__ import annotations
@@ -141,8 +141,10 @@ def compare(place: Path, days: list[dt.date], count: int) -> list[Row]:
 def submit(script: Path, plan: Path, conf: dict[str, str]) -> None:
     """The command that the operator's adapter runs."""
     from airflow_provider_sml.cloud.spark_submit import SparkSubmitJob
+    from airflow_provider_sml.ml.etl.plan import local_bytes
 
-    job = SparkSubmitJob("bench", str(script), [str(plan)], str(plan.parent), conf=conf)
+    size = local_bytes(json.loads(plan.read_text())["paths"])
+    job = SparkSubmitJob("bench", str(script), [str(plan)], str(plan.parent), conf=conf, input_bytes=size)
     done = subprocess.run(job._command(), env=job._environment(), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError("\n".join((done.stdout + done.stderr).splitlines()[-12:]))

@@ -32,9 +32,13 @@ from airflow_provider_sml.errors import ConfigurationError, JobError
 #: The application prints this before a message about its input; another try would find the same input.
 INPUT_ERROR = "SML-INPUT-ERROR: "
 
-#: For drivers that live seconds to minutes: the quick compiler and the simple collector halve their time on 2 cores.
-#: A wide contract makes methods of more than 8,000 bytes, which HotSpot otherwise leaves to its interpreter.
-LOCAL_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-DontCompileHugeMethods"
+#: A local driver does all the work itself, beside few cores, so the simple collector is the best. A wide contract makes
+#: methods of more than 8,000 bytes, which HotSpot otherwise leaves to its interpreter.
+JAVA_OPTIONS = "-XX:+UseSerialGC -XX:-DontCompileHugeMethods"
+#: For drivers that live less than a minute: the quick compiler halves their time on 2 cores; from about three million
+#: rows on, the thorough one is quicker in the end (``benchmarks/etl.py``).
+LOCAL_JAVA_OPTIONS = f"-XX:TieredStopAtLevel=1 {JAVA_OPTIONS}"
+LARGE_BYTES = 128 * 2**20
 
 NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
 _FRAME = re.compile(r"\s+(at |File |\.\.\. )")
@@ -67,6 +71,7 @@ class SparkSubmitJob(Adapter):
     :param conf: Spark settings.
     :param output: what ``result`` gives back.
     :param grace: seconds that a cancelled driver has before it is killed.
+    :param input_bytes: what a local driver reads, 0 when it is small or not known.
     """
 
     name: str
@@ -77,6 +82,7 @@ class SparkSubmitJob(Adapter):
     conf: dict[str, str] = field(default_factory=dict)
     output: dict[str, Any] = field(default_factory=dict)
     grace: float = 10.0
+    input_bytes: int = 0
 
     # --- the four verbs -------------------------------------------------------------------------------------------
 
@@ -213,7 +219,7 @@ class SparkSubmitJob(Adapter):
                 "spark.ui.enabled": "false",
                 "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
-                "spark.driver.extraJavaOptions": LOCAL_JAVA_OPTIONS,
+                "spark.driver.extraJavaOptions": LOCAL_JAVA_OPTIONS if self.input_bytes < LARGE_BYTES else JAVA_OPTIONS,
                 "spark.sql.shuffle.partitions": str(2 * (os.cpu_count() or 1)),
             } | conf
         settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]

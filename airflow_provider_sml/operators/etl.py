@@ -97,6 +97,7 @@ class SparkEtlOperator(RemoteJobOperator):
             conf=plan.spark_conf(dataset) | lake.spark_conf() | dict(self.spark_conf),
             output={"uri": str(output), "first": first.isoformat(), "last": last.isoformat(), "table": table},
             tags=lineage(context),
+            input_bytes=plan.local_bytes(compiled["paths"]),
         )
         return spark_job(run, self.spark)
 

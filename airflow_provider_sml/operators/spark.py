@@ -29,6 +29,7 @@ class SparkRun:
     :param work: folder for the records and logs of a driver on this machine.
     :param master: Spark master of spark-submit.
     :param tags: lineage, for what is made in a cloud.
+    :param input_bytes: what it reads, as far as that is known cheaply.
     """
 
     name: str
@@ -39,6 +40,7 @@ class SparkRun:
     work: str
     master: str
     tags: Mapping[str, str]
+    input_bytes: int = 0
 
 
 def spark_job(run: SparkRun, spark: str | Mapping[str, Any]) -> Adapter:
@@ -72,7 +74,7 @@ def _spark_submit(run: SparkRun, settings: dict[str, Any]) -> Adapter:
 
     return SparkSubmitJob(
         name=run.name, application=str(run.application), arguments=run.arguments, work=run.work, master=run.master,
-        conf=dict(run.conf), output=dict(run.output), **settings,
+        conf=dict(run.conf), output=dict(run.output), input_bytes=run.input_bytes, **settings,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from airflow_provider_sml.cloud.remote_job import JobState
 from airflow_provider_sml.cloud.spark_submit import SparkSubmitJob
 from airflow_provider_sml.errors import ConfigurationError, JobError
+from airflow_provider_sml.ml.etl.plan import local_bytes
 from tests.jobs import Work, until
 
 #: A task process that submits and dies where it is told to.
@@ -219,3 +220,20 @@ def test_a_job_that_nobody_started_is_not_known(work):
     for ask in (work.job().status, work.job().result, work.job().cancel):
         with pytest.raises(JobError, match="no record of 12345678"):
             ask("12345678")
+
+
+@pytest.mark.parametrize(("size", "quick"), [(0, True), (2**30, False)])
+def test_the_compiler_fits_what_is_read(size, quick, tmp_path):
+    job = SparkSubmitJob("sized", "application.py", [], str(tmp_path), input_bytes=size)
+
+    options = next(part for part in job._command() if part.startswith("spark.driver.extraJavaOptions="))
+
+    assert ("TieredStopAtLevel=1" in options) is quick
+    assert "-XX:-DontCompileHugeMethods" in options
+
+
+def test_only_local_files_are_measured(tmp_path):
+    for name, size in (("a.csv", 10), ("b.csv", 5)):
+        (tmp_path / name).write_bytes(b"x" * size)
+
+    assert local_bytes([f"{tmp_path}/*.csv", f"file://{tmp_path}/a.csv", "s3://bucket/c.csv", f"{tmp_path}/none"]) == 25

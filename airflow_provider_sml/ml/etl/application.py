@@ -326,9 +326,9 @@ def join_equal(left: DataFrame, right: DataFrame, join: dict[str, Any]) -> DataF
 def join_as_of(left: DataFrame, right: DataFrame, join: dict[str, Any], event_time: str) -> DataFrame:
     """The latest looked-up row known before each event, by a join on equal keys that never repeats an event.
 
-    Time is cut into spans as long as the tolerance. A looked-up row stands in each span that it reaches (two), and holds
-    there from when it is known until the next one is; so an event finds at most one row, in its own span. No group grows
-    with the length of the interval, and Spark may broadcast the smaller side or sort both, as their sizes say.
+    Time is cut into spans as long as the tolerance. A looked-up row stands in each span that it reaches (two), and is
+    valid there from when it is known until the next one is; so an event finds at most one row, in its own span. No
+    group grows with the interval, and Spark may broadcast the smaller side or sort both, as their sizes say.
     """
     delay, tolerance = join["delay_s"], join["tolerance_s"]
     keys = ["_on_" + name for name in join["on"]]

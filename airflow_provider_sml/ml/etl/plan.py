@@ -7,6 +7,8 @@ holds no secret.
 from __future__ import annotations
 
 import datetime as dt
+import glob
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -76,6 +78,15 @@ def fill_path(template: str, places: Mapping[str, str], day: dt.date | None = No
             expected=", ".join(f"{{{name}}}" for name in (*places, "date")),
             found=f"{{{error.args[0]}}}",
         ) from None
+
+
+def local_bytes(paths: list[str]) -> int:
+    """The size of the landed files that lie on this machine, as far as their paths are files or patterns of files.
+
+    :param paths: as the plan has them.
+    """
+    local = [path.removeprefix("file://") for path in paths if "://" not in path.removeprefix("file://")]
+    return sum(os.path.getsize(file) for path in local for file in glob.glob(path) if os.path.isfile(file))
 
 
 def landed_paths(dataset: Dataset, places: Mapping[str, str], first: dt.date, last: dt.date) -> list[str]:
