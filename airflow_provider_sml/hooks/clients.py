@@ -92,7 +92,18 @@ class KubernetesHookClients(_HookClients):
         return CoreV1Api(KubernetesHook(conn_id=self.connection or None).get_conn())
 
 
-_PROVIDERS = {"aws": AwsHookClients, "google": GoogleHookClients, "kubernetes": KubernetesHookClients}
+class YarnHookClients(_HookClients):
+    """Sessions of HTTP for YARN: ``yarn`` for the ResourceManager, ``node`` for its nodes, which get no password."""
+
+    def _make(self, service: str) -> Any:
+        from airflow_provider_sml.hooks.yarn import yarn_session
+
+        return yarn_session(self.connection, secrets=service == "yarn")
+
+
+_PROVIDERS = {
+    "aws": AwsHookClients, "google": GoogleHookClients, "kubernetes": KubernetesHookClients, "yarn": YarnHookClients,
+}  # fmt: skip
 
 
 def connected(job: Any) -> Any:

@@ -131,10 +131,10 @@ class SparkEtlOperator(RemoteJobOperator):
 
         lake = LakeHook(self.lake).get_conn()
         if usage := result.get("usage"):
+            cost = "" if usage["cost_usd"] is None else f", about {usage['cost_usd']:.4f} USD"
             self.log.info(
-                "%s: %.2f vCPU-hours, %.2f GB-hours, about %.4f USD", usage["job"], usage["vcpu_hours"],
-                usage["gb_hours"], usage["cost_usd"],
-            )  # fmt: skip
+                "%s: %.2f vCPU-hours, %.2f GB-hours%s", usage["job"], usage["vcpu_hours"], usage["gb_hours"], cost
+            )
         staged = Staged.read(storage.place(result["uri"]))
         for name, found in staged.report["joins"].items():
             for column, count in found["set_to_null"].items():

@@ -1,4 +1,4 @@
-"""Where a Spark application runs: this machine's spark-submit, Kubernetes, EMR Serverless, Dataproc Serverless.
+"""Where a Spark application runs: this machine's spark-submit, Kubernetes, YARN, EMR Serverless, Dataproc.
 
 One description of the run, one adapter out of it; what differs between the places is in the adapters.
 """
@@ -53,7 +53,8 @@ def spark_job(run: SparkRun, spark: str | Mapping[str, Any]) -> Adapter:
         ``{"on": "dataproc", "region": ..., "code": "gs://folder/for/the/application"}`` and the other values of
         ``cloud.dataproc.DataprocBatchJob``, ``gcp_conn_id`` and ``project`` (the connection's when there is none).
         Kubernetes takes ``{"on": "kubernetes", "image": ..., "code": "s3://folder/for/the/application"}`` and the
-        other values of ``cloud.spark_kubernetes.SparkKubernetesJob``.
+        other values of ``cloud.spark_kubernetes.SparkKubernetesJob``. YARN takes ``{"on": "yarn", "resource_manager":
+        "https://..."}`` and the other values of ``cloud.spark_yarn.SparkYarnJob``.
     :raises ConfigurationError: when there is no such place, or a setting is wrong.
     """
     settings = {"on": spark} if isinstance(spark, str) else dict(spark)
@@ -108,6 +109,16 @@ def _kubernetes(run: SparkRun, settings: dict[str, Any]) -> Adapter:
     )  # fmt: skip
 
 
+def _yarn(run: SparkRun, settings: dict[str, Any]) -> Adapter:
+    from airflow_provider_sml.cloud.spark_yarn import SparkYarnJob
+
+    return SparkYarnJob(
+        name=run.name, entry_point=str(run.application), arguments=run.arguments, output=dict(run.output),
+        conf=dict(run.conf) | dict(settings.pop("conf", {})), tags=dict(run.tags) | dict(settings.pop("tags", {})),
+        **settings,
+    )  # fmt: skip
+
+
 def _dataproc(run: SparkRun, settings: dict[str, Any]) -> Adapter:
     from airflow_provider_sml.cloud.dataproc import DataprocBatchJob
 
@@ -142,6 +153,7 @@ def _code(run: SparkRun, settings: dict[str, Any], scheme: str, place: str) -> t
 _PLACES: dict[str, Callable[[SparkRun, dict[str, Any]], Adapter]] = {
     "spark-submit": _spark_submit,
     "kubernetes": _kubernetes,
+    "yarn": _yarn,
     "emr-serverless": _emr_serverless,
     "dataproc": _dataproc,
 }

@@ -241,13 +241,14 @@ class Deploy(Strict):
 class Spark(Strict):
     """Where Spark runs.
 
-    :param on: ``spark-submit`` on this machine, ``kubernetes``, ``emr-serverless``, or ``dataproc`` (Dataproc
+    :param on: ``spark-submit`` on this machine, ``kubernetes``, ``yarn``, ``emr-serverless``, or ``dataproc`` (Dataproc
         Serverless).
     :param settings: of a place in a cloud, such as ``application_id``, ``role`` and ``code``, or, of Dataproc,
-        ``region``, ``code`` and ``service_account``, or, of Kubernetes, ``image`` and ``code``.
+        ``region``, ``code`` and ``service_account``, or, of Kubernetes, ``image`` and ``code``, or, of YARN,
+        ``resource_manager``.
     """
 
-    on: Literal["spark-submit", "kubernetes", "emr-serverless", "dataproc"] = "spark-submit"
+    on: Literal["spark-submit", "kubernetes", "yarn", "emr-serverless", "dataproc"] = "spark-submit"
     settings: dict[str, Any] = {}
 
 
