@@ -1,4 +1,4 @@
-"""Spark on YARN in cluster mode: ``spark-submit`` hands the driver to the cluster, the ResourceManager's REST tells of it.
+"""Spark on YARN in cluster mode: ``spark-submit`` hands the driver over, the ResourceManager's REST tells of it.
 
 The driver is no child of the task, so nothing of it is remembered here. The application carries tags: one of the job's
 name, which everybody finds it by, and what the job gives back. ``submit`` looks for them first and attaches to an

@@ -117,7 +117,8 @@ class FakeYarn:
             raise ValueError("IllegalArgumentException: too many tags, or one that is too long or not ASCII")
         with self.lock:
             number = len(self.apps) + 1
-            job_id, container = f"application_1700000000000_{number:04d}", f"container_1700000000000_{number:04d}_01_000001"
+            job_id = f"application_1700000000000_{number:04d}"
+            container = f"container_1700000000000_{number:04d}_01_000001"
             queue = conf.get("spark.yarn.queue", "default")
             self.submitted[job_id] = given
             self.apps[job_id] = {

@@ -52,8 +52,9 @@ def state_of(job, job_id=FIRST):
 
 
 def test_one_application_is_submitted_that_everybody_finds(cluster, make):
-    job = make(queue="default", min_executors=1, max_executors=8, conf={"spark.io.encryption.enabled": "true"},
-               credential_provider="jceks://hdfs@nn/etl.jceks", secret_aliases={"SML_PRIVACY_KEYS": "privacy"})  # fmt: skip
+    secrets = {"credential_provider": "jceks://hdfs@nn/etl.jceks", "secret_aliases": {"SML_PRIVACY_KEYS": "privacy"}}
+    encrypted = {"spark.io.encryption.enabled": "true"}
+    job = make(queue="default", min_executors=1, max_executors=8, conf=encrypted, **secrets)
     assert job.submit({"SML_PRIVACY_KEYS": "hunter2"}) == FIRST
     given = cluster.submitted[FIRST]
     assert (given["user"], given["python"], given["arguments"]) == ("etl", None, job.arguments)
@@ -99,7 +100,7 @@ def test_what_succeeded_is_taken_for_the_same_specification_only(cluster, make):
     [
         ("FINISHED", "FAILED", "User application exited with status 3", "SML-INPUT-ERROR: day.csv lacks the columns",
          "day.csv lacks the columns", True),
-        ("FINISHED", "FAILED", "User application exited with status 1", "26/11/24 18:00:00 INFO X: noise\nValueError: no",
+        ("FINISHED", "FAILED", "User application exited with status 1", "26/11/24 18:00:00 INFO X: y\nValueError: no",
          "ValueError: no (exit code 1)", False),
         ("FINISHED", "FAILED", "User application exited with status 1", None, "exited with status 1 (log: http", False),
         ("FAILED", "FAILED", "AM Container exited\nrunning beyond physical memory limits", "counting",
