@@ -141,8 +141,13 @@ class FakeYarn:
         with self.lock:
             self.apps[job_id] |= {"state": "RUNNING", "diagnostics": ""}
         code, self.logs[job_id] = driver(self.submitted[job_id], self._killed[job_id])
+        if self._killed[job_id].is_set():
+            self.end(job_id, "KILLED", "KILLED", self._killed_by(job_id))
         said = f"User application exited with status {code}" if code else ""
         self.end(job_id, "FAILED" if code else "SUCCEEDED", "FINISHED", said)
+
+    def _killed_by(self, job_id: str) -> str:
+        return f"Application {job_id} was killed by user {self.apps[job_id]['user']}"
 
     def kill(self, job_id: str, user: str) -> tuple[int, dict[str, Any]]:
         """Kill an application; it goes on for as many looks as ``dying`` says."""
@@ -163,7 +168,7 @@ class FakeYarn:
             if "dying" in app:
                 app["dying"] -= 1
                 if app["dying"] < 0:
-                    self.end(job_id, "KILLED", "KILLED", f"Application {job_id} was killed by user {app['user']}")
+                    self.end(job_id, "KILLED", "KILLED", self._killed_by(job_id))
             return {key: value for key, value in app.items() if key != "dying"}
 
     def found(self, tags: list[str]) -> list[dict[str, Any]]:
@@ -285,7 +290,7 @@ def stand_in(arguments: list[str]) -> int:
     properties = ElementTree.parse(Path(folder) / "yarn-site.xml").getroot()
     address = next(one.findtext("value") for one in properties if one.findtext("name") == _ADDRESS)
     user = os.environ.get("HADOOP_USER_NAME", "worker")
-    given = {"conf": conf, "application": rest[0], "arguments": rest[1:], "user": user}
+    given: dict[str, Any] = {"conf": conf, "application": rest[0], "arguments": rest[1:], "user": user}
     given["python"] = os.environ.get("PYSPARK_PYTHON")
     request = urllib.request.Request(f"http://{address}/fake/submit", json.dumps(given).encode())
     try:
