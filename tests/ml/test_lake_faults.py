@@ -59,7 +59,7 @@ def test_a_lasting_fault_leaves_the_old_rows_and_a_repeat_ends_in_the_new(lake, 
     with pytest.raises(OSError):
         paths = write(lake, rows(DAY, 5, version=2))
         lake.publish("orders", COLUMNS, paths, DAY, DAY, {})
-    assert between.failed[operation] >= 3
+    assert between.failed[operation] >= 2, "it was tried again before it was given up"
     between.faults.clear()
     assert versions_of(lake) == OLD
     paths = paths or write(lake, rows(DAY, 5, version=2))

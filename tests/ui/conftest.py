@@ -41,7 +41,8 @@ def airflow_app(airflow_db: Path) -> Any:
         for stage in STAGES:
             for name in ("flights", "other"):
                 dag = {"dag_id": f"{name}_{stage}", "bundle_name": "ui-tests", "fileloc": "x", "relative_fileloc": "x"}
-                session.merge(DagModel(**dag))
+                if session.get(DagModel, dag["dag_id"]) is None:  # else another test ran it
+                    session.add(DagModel(**dag))
     yield create_app(apps="core")
     with create_session() as session:
         session.query(DagModel).where(DagModel.bundle_name == "ui-tests").delete()
