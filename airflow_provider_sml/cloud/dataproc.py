@@ -31,7 +31,7 @@ from urllib.parse import quote, urlsplit
 from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleJob, GoogleRefused, label
 from airflow_provider_sml.cloud.prices import price
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus, iso, job_name, spec_hash
-from airflow_provider_sml.cloud.spark_submit import INPUT_ERROR
+from airflow_provider_sml.cloud.spark_submit import input_error
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
 _SPEC, _JOB, _OUTPUT, _SECRET = "sml_spec", "sml_job", "spark.sml.output", "spark.sml.secret."
@@ -124,9 +124,9 @@ class DataprocBatchJob(GoogleJob):
         if state is not JobState.FAILED:
             return JobStatus(state, said or name, progress)
         log = self._driver_output(batch.runtime_info.output_uri)
-        told = [line for line in f"{said}\n{log}".splitlines() if INPUT_ERROR in line]
+        told = input_error(f"{said}\n{log}".splitlines())
         if told:
-            return JobStatus(state, told[-1].partition(INPUT_ERROR)[2], progress, configuration=True)
+            return JobStatus(state, told, progress, configuration=True)
         found = [match[0].strip() for match in _REASON.finditer(log)]
         reason = "\n".join(dict.fromkeys(found[-3:])) or said
         return JobStatus(state, f"{reason[-1000:]} ({self.page(job_id)})", progress)

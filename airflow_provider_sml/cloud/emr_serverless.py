@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.prices import price
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus, iso, spec_hash
-from airflow_provider_sml.cloud.spark_submit import INPUT_ERROR
+from airflow_provider_sml.cloud.spark_submit import input_error
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
 _SERVICE = "emr-serverless"
@@ -97,9 +97,9 @@ class EmrServerlessJob(AwsJob):
         state, said = _STATES[run["state"]], run.get("stateDetails", "")
         progress = (f"{run['state']}" + (f": {said}" if said not in ("", run["state"]) else ""),)
         if state is JobState.FAILED:
-            told = [line for line in f"{said}\n{self._log(job_id)}".splitlines() if INPUT_ERROR in line]
+            told = input_error(f"{said}\n{self._log(job_id)}".splitlines())
             if told:
-                return JobStatus(state, told[-1].partition(INPUT_ERROR)[2], progress, configuration=True)
+                return JobStatus(state, told, progress, configuration=True)
             return JobStatus(state, f"{said} ({self._log_place(job_id)})", progress)
         return JobStatus(state, said if state is JobState.CANCELLED else run["state"], progress)
 

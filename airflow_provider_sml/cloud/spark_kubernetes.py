@@ -17,7 +17,6 @@ import datetime as dt
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -27,12 +26,11 @@ from typing import Any, ClassVar
 
 from airflow_provider_sml.cloud.remote_job import Adapter, JobState, JobStatus
 from airflow_provider_sml.cloud.spark_submit import (
-    INPUT_ERROR,
-    LOCAL_JAVA_OPTIONS,
-    NOISE,
     check_settings,
     driver_reason,
-    find_spark_submit,
+    input_error,
+    own_lines,
+    submit_to_cluster,
 )
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
@@ -174,28 +172,20 @@ class SparkKubernetesJob(Adapter):
             conf = self.settings(pod_name, number) | _access(access, Path(folder))
             settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
             command = [
-                find_spark_submit(), "--master", f"k8s://{access.host}", "--deploy-mode", "cluster", *settings,
+                "--master", f"k8s://{access.host}", "--deploy-mode", "cluster", *settings,
                 self.entry_point, *self.arguments,
             ]  # fmt: skip
             # A kubeconfig of this machine must not take the place of the connection's cluster.
             env = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG",)}
             env |= {"KUBERNETES_AUTH_TRYKUBECONFIG": "false", "PYSPARK_PYTHON": sys.executable}
-            env["SPARK_SUBMIT_OPTS"] = f"{LOCAL_JAVA_OPTIONS} {env.get('SPARK_SUBMIT_OPTS', '')}"
-            try:
-                done = subprocess.run(
-                    command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    timeout=_SUBMIT_S,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired as error:
-                raise JobError(f"spark-submit of {self.name} did not end in {_SUBMIT_S:.0f} seconds") from error
-        return done.returncode, done.stdout.decode(errors="replace")
+            return submit_to_cluster(self.name, command, env, _SUBMIT_S)
 
     def _failure(self, pod: Any) -> JobStatus:
         """Why the driver failed: what it said, else how its container ended."""
         told = self._told(pod.metadata.name)
-        wrong_input = [line.partition(INPUT_ERROR)[2] for line in told if INPUT_ERROR in line]
+        wrong_input = input_error(told)
         if wrong_input:
-            return JobStatus(JobState.FAILED, wrong_input[-1], configuration=True)
+            return JobStatus(JobState.FAILED, wrong_input, configuration=True)
         ended = next((one.state.terminated for one in pod.status.container_statuses or [] if one.state), None)
         where = f"pod {pod.metadata.name} in {self.namespace}"
         if ended is None or (ended.reason or "Error") != "Error":
@@ -228,7 +218,7 @@ class SparkKubernetesJob(Adapter):
         except (JobError, ConfigurationError):  # the pod's own state tells how it ended all the same
             return []
         lines = answer.data.decode(errors="replace").splitlines() if answer else []
-        return [line for line in lines if line.strip() and not NOISE.match(line)]
+        return own_lines(lines)
 
     def _api(self, fresh: bool = False) -> Any:
         assert self.clients is not None
@@ -292,7 +282,7 @@ def _waits_for(pod: Any) -> str:
 
 def _refusal(name: str, said: str) -> Exception:
     """The error of a spark-submit that made no pod."""
-    lines = [line for line in said.splitlines() if line.strip() and not NOISE.match(line)]
+    lines = own_lines(said.splitlines())
     reason = driver_reason(lines, 1)
     status = re.search(r"code[=:] ?(\d{3})", said)
     if status and status[1] in ("401", "403", "404", "422", "400"):

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,7 @@ class SparkSubmitJob(Adapter):
         self._record(job_id)
         if self._alive(job_id):
             lines = _lines(self._folder / f"{job_id}.log", _TAIL)
-            told = [line for line in lines if line.strip() and not NOISE.match(line)]
-            return JobStatus(JobState.RUNNING, progress=tuple(told[-5:]))
+            return JobStatus(JobState.RUNNING, progress=tuple(own_lines(lines)[-5:]))
         code = _exit_code(self._folder / f"{job_id}.rc")
         if code == 0:
             return JobStatus(JobState.SUCCEEDED)
@@ -276,6 +275,40 @@ def _exit_code(path: Path) -> int | None:
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int(path.read_text())
     return None
+
+
+def input_error(lines: Iterable[str]) -> str | None:
+    """What the application said last about its input; None when it did not blame that.
+
+    :param lines: of the driver's log.
+    """
+    told = [line.partition(INPUT_ERROR)[2] for line in lines if INPUT_ERROR in line]
+    return told[-1] if told else None
+
+
+def own_lines(lines: Iterable[str]) -> list[str]:
+    """The lines of a log that are not Spark's own."""
+    return [line for line in lines if line.strip() and not NOISE.match(line)]
+
+
+def submit_to_cluster(name: str, command: list[str], env: Mapping[str, str], within: float) -> tuple[int, str]:
+    """Run spark-submit in cluster mode until the cluster has the driver; gives its exit code and what it said.
+
+    :param name: of the job.
+    :param command: what follows ``spark-submit``.
+    :param env: of the process.
+    :param within: seconds that it may take.
+    :raises JobError: when it has not ended by then.
+    """
+    options = {"SPARK_SUBMIT_OPTS": f"{LOCAL_JAVA_OPTIONS} {env.get('SPARK_SUBMIT_OPTS', '')}"}
+    try:
+        done = subprocess.run(
+            [find_spark_submit(), *command], env={**env, **options}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=within,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise JobError(f"spark-submit of {name} did not end in {within:.0f} seconds") from error
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def driver_reason(lines: list[str], code: int | None) -> str:

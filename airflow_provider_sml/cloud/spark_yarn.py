@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
 import time
 import zlib
 from collections.abc import Mapping
@@ -33,12 +32,11 @@ from airflow_provider_sml.cloud.prices import price
 from airflow_provider_sml.cloud.remote_job import Adapter, JobState, JobStatus, iso, job_name, spec_hash
 from airflow_provider_sml.cloud.spark_kubernetes import encrypted_wire
 from airflow_provider_sml.cloud.spark_submit import (
-    INPUT_ERROR,
-    LOCAL_JAVA_OPTIONS,
-    NOISE,
     check_settings,
     driver_reason,
-    find_spark_submit,
+    input_error,
+    own_lines,
+    submit_to_cluster,
 )
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
@@ -126,7 +124,7 @@ class SparkYarnJob(Adapter):
                 found=", ".join(re.findall(r"application_\d+_\d+", said)[:1]) or "no application id",
                 todo="see that both are the same cluster, and end that application by hand",
             )
-        lines = [line for line in said.splitlines() if line.strip() and not NOISE.match(line)]
+        lines = own_lines(said.splitlines())
         reason = driver_reason(lines, code)
         if _REFUSED.search(said):
             raise ConfigurationError(f"the cluster refuses the application of {self.name}", found=reason)
@@ -242,7 +240,7 @@ class SparkYarnJob(Adapter):
         """Run spark-submit until the cluster has accepted the application; gives its exit code and what it said."""
         settings = [part for key, value in self.settings().items() for part in ("--conf", f"{key}={value}")]
         command = [
-            find_spark_submit(), "--master", "yarn", "--deploy-mode", "cluster", *settings, self.entry_point,
+            "--master", "yarn", "--deploy-mode", "cluster", *settings, self.entry_point,
             *self.arguments,
         ]  # fmt: skip
         # Spark would hand this machine's Python on to the driver, where it is another or none.
@@ -252,15 +250,7 @@ class SparkYarnJob(Adapter):
         assert self.clients is not None
         if user := self.clients.client("yarn").auth.simple_user:
             env["HADOOP_USER_NAME"] = user
-        env["SPARK_SUBMIT_OPTS"] = f"{LOCAL_JAVA_OPTIONS} {env.get('SPARK_SUBMIT_OPTS', '')}"
-        try:
-            done = subprocess.run(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                timeout=_SUBMIT_S,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise JobError(f"spark-submit of {self.name} did not end in {_SUBMIT_S:.0f} seconds") from error
-        return done.returncode, done.stdout.decode(errors="replace")
+        return submit_to_cluster(self.name, command, env, _SUBMIT_S)
 
     def _keep_one(self, apps: list[dict[str, Any]]) -> str | None:
         """The application to wait for; others of this job that have not ended are killed.
@@ -278,9 +268,9 @@ class SparkYarnJob(Adapter):
 
     def _failure(self, app: dict[str, Any], said: str, where: str) -> JobStatus:
         told = self._driver_log(app)
-        wrong_input = [line.partition(INPUT_ERROR)[2] for line in told if INPUT_ERROR in line]
+        wrong_input = input_error(told)
         if wrong_input:
-            return JobStatus(JobState.FAILED, f"{wrong_input[-1]} {where}", configuration=True)
+            return JobStatus(JobState.FAILED, f"{wrong_input} {where}", configuration=True)
         code = re.search(r"User application exited with (?:status )?(\d+)", said)
         reason = driver_reason(told, int(code[1])) if code and told else said or "it told no reason"
         return JobStatus(JobState.FAILED, f"{reason} {where}", configuration=bool(_REFUSED.search(said)))
@@ -306,7 +296,7 @@ class SparkYarnJob(Adapter):
         except requests.RequestException:  # the application's own state tells how it ended all the same
             return []
         lines = text.decode(errors="replace").splitlines()
-        return [line for line in lines if line.strip() and not NOISE.match(line)]
+        return own_lines(lines)
 
     def _app(self, job_id: str) -> dict[str, Any] | None:
         found = self._call("GET", f"apps/{job_id}")

@@ -1,6 +1,5 @@
 """Connections: where a place comes from, the forms in the UI, the test buttons, secrets that stay put."""
 
-import json
 import socket
 
 import pytest
@@ -12,16 +11,6 @@ from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
-
-
-@pytest.fixture
-def connect(monkeypatch):
-    """Defines a connection as a deployment does, by the environment."""
-
-    def connect(conn_id, **fields):
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
-
-    return connect
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Which warehouse a name means, and where clients of it may lead."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from airflow_provider_sml.hooks.warehouse import (
 from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
-
-
-@pytest.fixture
-def connect(monkeypatch):
-    def connect(conn_id, **fields):
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
-
-    return connect
 
 
 @pytest.mark.parametrize(

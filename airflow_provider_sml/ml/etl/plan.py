@@ -43,7 +43,7 @@ SHAPES = {
     "date": r"^\d{4}-\d{2}-\d{2}$",
     "timestamp": r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?$",
 }
-# Where a cheap cast takes no more than the shape does, it is tried before the shape.
+# A cheap cast to a whole number is tried before the shape; beyond it, it takes only control characters at the ends.
 WHOLE = r"^\\s*[+-]?\\d+(\\.0*)?\\s*$"
 SPARK_TYPES = {"int": "BIGINT", "double": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "timestamp": "TIMESTAMP"}
 
