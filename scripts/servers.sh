@@ -17,7 +17,7 @@ for name in "${!modules[@]}"; do
     fi
     echo "servers: building $name $version (some minutes, once)"
     building="$(mktemp -d "$cache/build.XXXXXX")"
-    trap 'chmod -R u+w "$building" 2>/dev/null; rm -rf "$building"' EXIT
+    trap 'rm -rf "$building"' EXIT
     if GOBIN="$building" CGO_ENABLED=0 go install -trimpath -ldflags "-s -w" "${modules[$name]}" >"$cache/$name.log" 2>&1; then
         mv "$building/$name" "$cache/$name-$version"
     else
