@@ -302,6 +302,35 @@ class ModelVersionRef(Ref):
 
 
 @dataclass(frozen=True)
+class ReproductionRef(Ref):
+    """A registered version, trained again from its lineage, beside what is registered.
+
+    :param name: registered model.
+    :param version: version number.
+    :param equal: whether the model's bytes are the same.
+    :param digest: SHA-256 of the bytes of the model that was trained again.
+    :param rounds: its boosting rounds.
+    :param rows: test rows of the sample, on which the two are compared.
+    :param max_difference: largest absolute difference of two scores of a row, 0 to 1.
+    :param auc_difference: its AUC minus the registered one's; None where the rows have one label only.
+    :param log_loss_difference: its log loss minus the registered one's.
+    :param moved: what is not as it was: the versions of this package and of XGBoost.
+    """
+
+    kind: ClassVar[str] = "reproduction"
+    name: str
+    version: str
+    equal: bool
+    digest: str
+    rounds: int
+    rows: int
+    max_difference: float
+    auc_difference: float | None
+    log_loss_difference: float
+    moved: list[str]
+
+
+@dataclass(frozen=True)
 class VerdictRef(Ref):
     """What the gate said of a version.
 

@@ -101,7 +101,6 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     :raises DataError: when the rows do not allow a model.
     :raises JobError: when the training failed on the cluster, or a worker was lost.
     """
-    require("xgboost", "xgboost")
     check_settings(training)
     name = models / training.model_id
     folder = storage.find_folder(name)
@@ -109,29 +108,7 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
         storage.remove_folder(folder)  # somebody's half of a model
         folder = None
     if folder is None:
-        started = time.monotonic()
-        outcome, cost = _run(training, client, log)
-        bundle = Bundle(
-            name=training.dataset.name,
-            model_id=training.model_id,
-            dataset=training.dataset,
-            rounds=outcome.state.best_round + 1,
-            lineage={
-                "table": training.sample.table,
-                "snapshot_id": training.sample.snapshot_id,
-                "sample_id": training.sample.sample_id,
-                "contract": training.dataset.hash,
-                "params": training.settings,
-                "workers": training.workers,
-                "seconds": round(time.monotonic() - started, 1),
-                "boosting_seconds": round(outcome.state.seconds, 1),
-                "memory": str(outcome.memory),
-                "history": outcome.state.history,
-                **cost,
-            },
-            model=outcome.model,
-            recalibration=_recalibration(training),
-        )
+        bundle = fit(training, client, log)
         filled = storage.fresh_folder(name)
         bundle.write(filled)
         folder = storage.settle(filled, name)
@@ -145,6 +122,46 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
         sample_id=training.sample.sample_id,
         rounds=bundle.rounds,
         lake=training.sample.lake,
+    )
+
+
+def fit(training: Training, client: Client, log: Callable[[str], None]) -> Bundle:
+    """Train a model and give it back; nothing is stored but the checkpoints, which are removed at the end.
+
+    :param training: what to train.
+    :param client: of the cluster.
+    :param log: takes a line of progress at least every ten seconds.
+    :raises ConfigurationError: when the parameters or the number of workers do not fit.
+    :raises DataError: when the rows do not allow a model.
+    :raises JobError: when the training failed on the cluster, or a worker was lost.
+    """
+    check_settings(training)
+    import xgboost
+
+    started = time.monotonic()
+    outcome, cost = _run(training, client, log)
+    return Bundle(
+        name=training.dataset.name,
+        model_id=training.model_id,
+        dataset=training.dataset,
+        rounds=outcome.state.best_round + 1,
+        lineage={
+            "table": training.sample.table,
+            "snapshot_id": training.sample.snapshot_id,
+            "sample_id": training.sample.sample_id,
+            "contract": training.dataset.hash,
+            "params": training.settings,
+            "workers": training.workers,
+            "checkpoint_rounds": training.every,
+            "xgboost": xgboost.__version__,
+            "seconds": round(time.monotonic() - started, 1),
+            "boosting_seconds": round(outcome.state.seconds, 1),
+            "memory": str(outcome.memory),
+            "history": outcome.state.history,
+            **cost,
+        },
+        model=outcome.model,
+        recalibration=_recalibration(training),
     )
 
 
@@ -162,6 +179,7 @@ def check_settings(training: Training) -> None:
 
     :raises ConfigurationError: for the first wrong one.
     """
+    require("xgboost", "xgboost")
     import numpy as np
     import xgboost
 

@@ -1,0 +1,118 @@
+"""Whether a registered version can be had again: it is trained anew from its lineage and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.dask import DaskHook
+from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.hooks.mlflow import MlflowHook
+from airflow_provider_sml.operators.base import SmlOperator
+from airflow_provider_sml.refs import ModelVersionRef, ReproductionRef
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_sml.ml.registry import Registry
+
+
+class ReproduceModelOperator(SmlOperator):
+    """Trains a registered version again from its recorded lineage, and says whether the bytes are the same.
+
+    Snapshot, sample, parameters, seed and number of workers come from the version. Where the bytes differ, the result
+    says how far the two models lie apart on the test rows of the sample; the task succeeds either way. A version whose
+    lineage is not whole, or whose snapshot or sample is gone, is refused. Nothing is registered, stored or left behind;
+    for want of a checkpoint a retry starts from the first round.
+
+    :param name: registered model.
+    :param version: version number, an alias, or the output of a task that registered it; the champion when empty.
+    :param cluster: where it is trained: ``local``, ``processes``, a scheduler's address, or the id of its connection.
+        When empty, in this process for one worker, and in processes of this machine for several.
+    :param lake: location of the lake, or the id of its connection; the recorded one when empty.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    """
+
+    template_fields: Sequence[str] = ("name", "version", "cluster", "lake", "mlflow")
+    ui_color = "#f8d7da"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: Any = "",
+        cluster: str = "",
+        lake: str = "",
+        mlflow: str = MlflowHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.name = name
+        self.version = version
+        self.cluster = cluster
+        self.lake = lake
+        self.mlflow = mlflow
+
+    def run(self, context: Context) -> ReproductionRef:
+        """Train again and compare."""
+        from airflow_provider_sml.ml.training.cluster import cluster
+        from airflow_provider_sml.ml.training.reproduction import distance, surroundings, training_of
+        from airflow_provider_sml.ml.training.trainer import fit
+
+        registry = MlflowHook(self.mlflow).get_conn()
+        version = find_version(registry, self.name, self.version)
+        tags, bundle = registry.tags(version), registry.bundle(version)
+        what = f"{version.name} version {version.version}"
+        lake = LakeHook(self.lake or tags.get("lake", "")).get_conn()
+        training = training_of(what, bundle, tags, lake)
+        for line in (moved := surroundings(bundle, tags)):
+            self.log.warning("not as it was when %s was trained: %s", what, line)
+        where = self.cluster or ("local" if training.workers == 1 else "processes")
+        with cluster(DaskHook(where).get_conn(), training.workers) as client:
+            again = fit(training, client, lambda line: self.log.info("%s", line))
+        found = distance(bundle, again, training.sample)
+        equal = again.digest == bundle.digest
+        self.log.info(
+            "%s trained again: %s, scores differ by at most %g on %s test rows", what,
+            "the same bytes" if equal else "other bytes", found.score, f"{found.rows:,}",
+        )  # fmt: skip
+        return ReproductionRef(
+            name=version.name,
+            version=version.version,
+            equal=equal,
+            digest=again.digest,
+            rounds=again.rounds,
+            rows=found.rows,
+            max_difference=found.score,
+            auc_difference=found.auc,
+            log_loss_difference=found.log_loss,
+            moved=moved,
+        )
+
+
+def find_version(registry: Registry, name: str, version: Any) -> ModelVersionRef:
+    """A version that a person or a task names.
+
+    :param registry: where it is.
+    :param name: registered model.
+    :param version: its number, an alias, or the output of a task that registered it; the champion when empty.
+    :raises ConfigurationError: when there is none, or it is of another model.
+    """
+    from airflow_provider_sml.ml.registry import CHAMPION
+
+    text = str(version or CHAMPION)
+    if text.replace("-", "").replace("_", "").isalnum():
+        wanted = {"version": text} if text.isdigit() else {"alias": text}
+    else:
+        given = ModelVersionRef.load(version)
+        if given.name != name:
+            raise ConfigurationError("the version is of another model", expected=f"one of {name}", found=given.name)
+        wanted = {"version": given.version}
+    found = registry.version(name, **wanted)
+    if found is None:
+        raise ConfigurationError(
+            f"{name} has no such version", expected=" ".join([*wanted, *wanted.values()]), found="none",
+            todo="look at its versions in MLflow; train and register one first",
+        )  # fmt: skip
+    return found
