@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from airflow_provider_sml.errors import ConfigurationError, SmlError, did_you_mean
 from airflow_provider_sml.ml.contract.dataset import LABEL, Place, dotted
+from airflow_provider_sml.ml.training.params import monotone_problems
 from airflow_provider_sml.pipelines.spec import LeaveOut, PipelineSpec
 
 #: Places that paths of the source may name in braces.
@@ -19,7 +20,10 @@ PATH_PLACES = ("landing", "lake")
 def problems(spec: PipelineSpec) -> list[tuple[Place, SmlError]]:
     """Every mistake with its place."""
     found = [*_path_problems(spec), *spec.dataset.problems()]
-    return found or list(_column_problems(spec))  # what stages name cannot be judged without a sound dataset
+    if found:  # what stages name cannot be judged without a sound dataset
+        return found
+    monotone = monotone_problems(spec.train.monotone, spec.dataset.feature_list)
+    return [*_column_problems(spec), *((("train", "monotone", name), error) for name, error in monotone)]
 
 
 def _path_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:

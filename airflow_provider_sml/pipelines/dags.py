@@ -249,12 +249,12 @@ class _Builder:
             rate: Any = "{{ params.get('rate', 1) }}"
             if auto:
                 rate = PlanSampleOperator(
-                    task_id="plan_sample", **rows, dataset=spec.dataset, hyperparameters=spec.train.params,
+                    task_id="plan_sample", **rows, dataset=spec.dataset, hyperparameters=spec.train.hyperparameters,
                     tolerance=spec.sample.tolerance, rate="{{ params.rate or '' }}", reports=self.reports,
                 ).output  # fmt: skip
             sample = SampleOperator(task_id="sample", **rows, rate=rate, dataset=spec.dataset)
             model = TrainXGBoostOperator(
-                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.params,
+                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.hyperparameters,
                 cluster=spec.train.cluster, workers=spec.train.workers,
             )  # fmt: skip
             evaluation = EvaluateModelOperator(

@@ -127,6 +127,16 @@ _A_CLUSTER = "local, processes, or the id of a connection of type dask"
 Cluster = Annotated[str, AfterValidator(_cluster), Field(json_schema_extra={EXPECTED: _A_CLUSTER})]
 
 
+def _sign(value: int) -> int:
+    if value not in (1, -1):
+        raise misfit(None, _A_SIGN, value)
+    return value
+
+
+_A_SIGN = "1 or -1"
+Sign = Annotated[Whole, AfterValidator(_sign), WithJsonSchema({"enum": [1, -1], EXPECTED: _A_SIGN})]
+
+
 class Train(Strict):
     """How a model is trained.
 
@@ -134,6 +144,7 @@ class Train(Strict):
     :param validate: days after them, for early stopping.
     :param test: days after those, for the evaluation.
     :param params: XGBoost's parameters, with ``rounds`` and ``early_stopping``.
+    :param monotone: numeric features with which the score may only rise (``1``) or only fall (``-1``).
     :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), or the id
         of a connection of type ``dask``.
     :param workers: workers that the rows are split over.
@@ -143,8 +154,20 @@ class Train(Strict):
     validate_: Days = Field(alias="validate")
     test: Days
     params: dict[str, Whole | Number | str | bool] = {}
+    monotone: dict[Name, Sign] = {}
     cluster: Cluster = "local"
     workers: Whole = Field(default=1, ge=1, le=8)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What the operators take: XGBoost's parameters and ours."""
+        return {**self.params, **({"monotone": dict(self.monotone)} if self.monotone else {})}
+
+    @model_validator(mode="after")
+    def _told_once(self) -> Train:
+        if self.monotone and "monotone_constraints" in self.params:
+            raise misfit("monotone", "no monotone, because params has monotone_constraints", "both")
+        return self
 
     @model_validator(mode="after")
     def _one_worker(self) -> Train:

@@ -223,6 +223,12 @@ def test_what_a_task_gets_is_what_the_spec_says(build):
     assert gate["auc"] == {"min": 0.65, "not_worse_than": "champion", "margin": 0.005} and gate["ece"] == {"max": 0.05}
 
 
+def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
+    tasks = build(("rate: 0.5", "rate: auto"), ("  cluster: local", "  monotone: {distance: 1}"))["train"].task_dict
+    for task in (tasks["plan_sample"], tasks["train"]):
+        assert task.hyperparameters["monotone"] == {"distance": 1} and task.hyperparameters["rounds"] == 300
+
+
 def test_retries_and_the_owner_come_from_the_spec_and_the_caller(build):
     task = build(default_args={"retries": 5})["train"].task_dict["train"]
     assert task.retries == 5 and task.owner == "ops-analytics"

@@ -371,12 +371,44 @@ WRONG = {
         None,
         "found: wnd; did you mean wind?",
     ),
+    "an unknown feature that is monotone": (
+        "  cluster: local",
+        "  monotone: {distance: 1, pressur: -1}",
+        None,
+        "train.monotone names pressur\n  expected: one of hour, minute, weekday, distance,",
+    ),
+    "a category that is monotone": (
+        "  cluster: local",
+        "  monotone: {carrier: 1}",
+        None,
+        "found: carrier, a category, whose values have no order",
+    ),
+    "a direction that is none": (
+        "  cluster: local",
+        "  monotone: {distance: 2}",
+        None,
+        "train.monotone.distance is wrong\n  expected: 1 or -1; found: 2",
+    ),
+    "a direction in words": ("  cluster: local", "  monotone: {distance: up}", None, "expected: 1 or -1; found: up"),
+    "a direction that is true": ("  cluster: local", "  monotone: {distance: true}", None, "expected: 1 or -1; found"),
+    "a list of monotone features": (
+        "  cluster: local",
+        "  monotone: [distance]",
+        None,
+        "train.monotone is wrong\n  expected: a mapping of names to 1 or -1; found:",
+    ),
+    "monotone twice": (
+        "  params: {max_depth: 6,",
+        "  monotone: {distance: 1}\n  params: {monotone_constraints: '(1)',",
+        None,
+        "expected: no monotone, because params has monotone_constraints",
+    ),
     # what later stages may bring is not silently taken
     "spot machines": (
         "  cluster: local",
         "  spot: {on_demand_after: 2 interruptions}",
         None,
-        "train.spot is not a key of the spec\n  expected: one of cluster, params,",
+        "train.spot is not a key of the spec\n  expected: one of cluster, monotone, params,",
     ),
     "a roll-out": (
         "  port: 8500",

@@ -29,12 +29,11 @@ from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
 from airflow_provider_sml.ml.training.interruption import Interruption, watching
 from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_memory
+from airflow_provider_sml.ml.training.params import booster_params
 
 if TYPE_CHECKING:
     import xgboost
 
-#: Parameters of ours beside XGBoost's.
-OWN = ("rounds", "early_stopping", "stop_on")
 #: Metrics of which more is better.
 _RISING = ("auc", "aucpr", "map", "ndcg", "pre")
 _RANDOM = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
@@ -247,7 +246,7 @@ class _Loop:
         """A booster with fresh generators, seeded for a round."""
         import xgboost
 
-        params = {key: value for key, value in self.work.settings.items() if key not in OWN}
+        params = booster_params(self.work.settings, self.work.features)
         params["device"] = resolve_device(str(params.get("device", "auto")))
         params |= {"nthread": self.around.threads, "seed": int(params["seed"]) + (number if self.work.random else 0)}
         model = None if raw is None else bytearray(raw)

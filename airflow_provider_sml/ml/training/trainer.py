@@ -25,8 +25,9 @@ from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint
 from airflow_provider_sml.ml.training.cluster import wait_for_workers
+from airflow_provider_sml.ml.training.params import booster_params, check_own
 from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
-from airflow_provider_sml.ml.training.runner import OWN, Outcome, Work, draws_at_random
+from airflow_provider_sml.ml.training.runner import Outcome, Work, draws_at_random
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Training:
 
     :param dataset: features and label.
     :param sample: the rows.
-    :param params: XGBoost's parameters, with ``rounds`` (most boosting rounds) and ``early_stopping`` (rounds without
-        improvement); what is missing comes from ``DEFAULTS``.
+    :param params: XGBoost's parameters, with ``rounds`` (most boosting rounds), ``early_stopping`` (rounds without
+        improvement) and those of ``params.OWN``; what is missing comes from ``DEFAULTS``.
     :param workers: number of workers the rows are split over.
     :param checkpoint: folder of the checkpoints; None for none.
     :param every: rounds between checkpoints; where rows or columns are drawn at random, it decides the model too.
@@ -189,8 +190,9 @@ def check_settings(training: Training) -> None:
             raise ConfigurationError(f"train.params.{name}", expected="a whole number from 1", found=settings[name])
     if settings["objective"] != OBJECTIVE:
         raise ConfigurationError("train.params.objective", expected=OBJECTIVE, found=settings["objective"])
-    params = {key: value for key, value in settings.items() if key not in OWN} | {"nthread": 1, "device": "cpu"}
     features = training.dataset.feature_list
+    check_own(settings, features)
+    params = booster_params(settings, features) | {"nthread": 1, "device": "cpu"}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
