@@ -47,7 +47,7 @@ find_uv() {
 if [ "${1:-}" = java ]; then find_java; exit 0; fi
 if [ "${1:-}" = uv ]; then find_uv "$(find_python)"; exit 0; fi
 
-stamp=$(cat constraints.txt setup.cfg | sha256sum | cut -c1-16)
+stamp=$(cat constraints.txt setup.cfg airflow_provider_sml/cloud/class_archive.py | sha256sum | cut -c1-16)
 if [ "$(cat .venv/.stamp 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c '' 2>/dev/null; then exit 0; fi
 
 find_java >/dev/null
@@ -59,4 +59,7 @@ rm -f .venv/.stamp
 [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$uv" venv --quiet --clear --python "$python" .venv
 "$uv" pip sync --quiet --python .venv/bin/python constraints.txt
 "$uv" pip install --quiet --python .venv/bin/python --no-deps -e .
+# Spark starts some seconds sooner with it, and works without it.
+JAVA_HOME=$(find_java) .venv/bin/python -m airflow_provider_sml.cloud.class_archive >/dev/null \
+  || printf 'No archive of Spark'"'"'s classes was made; each Spark job starts a few seconds later.\n' >&2
 printf '%s' "$stamp" > .venv/.stamp

@@ -21,7 +21,7 @@ def spark():
     os.environ["PYSPARK_PYTHON"] = sys.executable
     from pyspark.sql import SparkSession
 
-    from airflow_provider_sml.cloud.spark_submit import LOCAL_JAVA_OPTIONS
+    from airflow_provider_sml.cloud.spark_submit import find_spark_submit, java_options
     from airflow_provider_sml.ml.etl.plan import SPARK_CONF
 
     builder = SparkSession.builder.master("local[2]").appName("tests")
@@ -29,7 +29,7 @@ def spark():
         "spark.ui.enabled": "false",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": LOCAL_JAVA_OPTIONS,
+        "spark.driver.extraJavaOptions": java_options(find_spark_submit()),
         "spark.sql.shuffle.partitions": "2",
     }
     for key, value in settings.items():

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_sml.cloud.class_archive import archive_options
 from airflow_provider_sml.cloud.remote_job import Adapter, JobState, JobStatus
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
@@ -35,10 +36,10 @@ INPUT_ERROR = "SML-INPUT-ERROR: "
 #: A local driver does all the work itself, beside few cores, so the simple collector is the best. A wide contract makes
 #: methods of more than 8,000 bytes, which HotSpot otherwise leaves to its interpreter.
 JAVA_OPTIONS = "-XX:+UseSerialGC -XX:-DontCompileHugeMethods"
-#: For drivers that live less than a minute: the quick compiler halves their time on 2 cores; from about three million
+#: For drivers that live less than half a minute: the quick compiler halves their time on 2 cores; from about a million
 #: rows on, the thorough one is quicker in the end (``benchmarks/etl.py``).
 LOCAL_JAVA_OPTIONS = f"-XX:TieredStopAtLevel=1 {JAVA_OPTIONS}"
-LARGE_BYTES = 128 * 2**20
+LARGE_BYTES = 64 * 2**20
 
 NOISE = re.compile(r"^(\d\d/\d\d/\d\d |WARNING: |Setting default|Using Spark|To adjust|:: )")
 _FRAME = re.compile(r"\s+(at |File |\.\.\. )")
@@ -213,16 +214,17 @@ class SparkSubmitJob(Adapter):
     def _command(self) -> list[str]:
         conf = dict(self.conf)
         check_settings(conf)
+        spark_submit = find_spark_submit()
         if self.master.startswith("local"):
             conf = {
                 "spark.ui.enabled": "false",
                 "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
-                "spark.driver.extraJavaOptions": LOCAL_JAVA_OPTIONS if self.input_bytes < LARGE_BYTES else JAVA_OPTIONS,
+                "spark.driver.extraJavaOptions": java_options(spark_submit, self.input_bytes),
                 "spark.sql.shuffle.partitions": str(2 * (os.cpu_count() or 1)),
             } | conf
         settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
-        return [find_spark_submit(), "--master", self.master, *settings, self.application, *self.arguments]
+        return [spark_submit, "--master", self.master, *settings, self.application, *self.arguments]
 
     def _environment(self) -> dict[str, str]:
         environment = dict(os.environ) | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
@@ -242,6 +244,16 @@ def check_settings(conf: Mapping[str, str]) -> None:
             expected="settings that name a credentials provider, or a file that only the driver reads",
             found=", ".join(told),
         )
+
+
+def java_options(spark_submit: str, input_bytes: int = 0) -> str:
+    """The options of Java for a driver that does all the work itself, on this machine.
+
+    :param spark_submit: path of the ``spark-submit`` that starts it.
+    :param input_bytes: what it reads, 0 when it is small or not known.
+    """
+    options = LOCAL_JAVA_OPTIONS if input_bytes < LARGE_BYTES else JAVA_OPTIONS
+    return f"{options} {archive_options(spark_submit)}".rstrip()
 
 
 def find_spark_submit() -> str:
@@ -300,10 +312,11 @@ def submit_to_cluster(name: str, command: list[str], env: Mapping[str, str], wit
     :param within: seconds that it may take.
     :raises JobError: when it has not ended by then.
     """
-    options = {"SPARK_SUBMIT_OPTS": f"{LOCAL_JAVA_OPTIONS} {env.get('SPARK_SUBMIT_OPTS', '')}"}
+    spark_submit = find_spark_submit()
+    options = {"SPARK_SUBMIT_OPTS": f"{java_options(spark_submit)} {env.get('SPARK_SUBMIT_OPTS', '')}"}
     try:
         done = subprocess.run(
-            [find_spark_submit(), *command], env={**env, **options}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [spark_submit, *command], env={**env, **options}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, timeout=within,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:

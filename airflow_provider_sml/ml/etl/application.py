@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import hashlib
 import hmac
 import json
 import math
+import operator
 import os
 import re
 import sys
@@ -354,7 +356,20 @@ def join_as_of(left: DataFrame, right: DataFrame, join: dict[str, Any], event_ti
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def checked(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
+def day_text(files: list[str], pattern: str) -> Column:
+    """The day that stands in a file's URL: a part of the text where it is as far from the end of every file, which is
+    much cheaper than to search each row's."""
+    ends = set()
+    for path in files:
+        match = re.search(pattern, path)
+        end = path[match.start(1) :] if match else ""
+        ends.add(len(end) if re.fullmatch(r"[A-Za-z0-9._/-]+", end) else 0)  # others are longer in a URL
+    if len(ends) == 1 and 0 not in ends:
+        return F.substring("_file", -ends.pop(), 10)
+    return F.regexp_extract("_file", pattern, 1)
+
+
+def checked(frame: DataFrame, plan: dict[str, Any], files: list[str]) -> DataFrame:
     """All rows: repaired columns, ``_reasons`` ("" means good), ``_repairs``, ``_raw`` of bad rows, ``_file_day``,
     ``_day`` (of the event) and ``_tie`` (a hash of the content)."""
     columns = plan["columns"]
@@ -368,7 +383,7 @@ def checked(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
             repairs.append(F.when(changed, F.lit(step["name"])))
             before = step["sql"]
         repaired.append(F.expr(before).alias(item["name"]))
-    day = F.to_date(F.regexp_extract("_file", plan["date_pattern"], 1))
+    day = F.to_date(day_text(files, plan["date_pattern"]))
     frame = frame.select(
         *repaired,
         *["_bad_" + name for name in names],
@@ -378,18 +393,19 @@ def checked(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
         day.alias("_file_day"),
         (F.concat_ws("; ", *repairs) if repairs else F.lit("")).alias("_repairs"),
     )
-    reasons = [F.when(F.col(MALFORMED).isNotNull(), "row:malformed")]
+    found = [(F.col(MALFORMED).isNotNull(), "row:malformed")]
     for item in columns:
         bad = F.col("_bad_" + item["name"])
-        reasons.append(F.when(bad, item["name"] + ":type"))
-        for rule in item["rules"]:
-            reasons.append(F.when(~bad & F.expr("NOT ({})".format(rule["sql"])), rule["name"]))
+        found.append((bad, item["name"] + ":type"))
+        found += [(~bad & F.expr("NOT ({})".format(rule["sql"])), rule["name"]) for rule in item["rules"]]
     event_day = F.to_date(moment)
     oldest = F.date_sub("_file_day", plan["late_days"])
-    reasons.append(F.when((event_day > F.col("_file_day")) | (event_day < oldest), plan["event_time"] + ":other_day"))
+    found.append(((event_day > F.col("_file_day")) | (event_day < oldest), plan["event_time"] + ":other_day"))
+    reasons = F.concat_ws("; ", *[F.when(condition, reason) for condition, reason in found])
+    some = functools.reduce(operator.or_, [condition for condition, _ in found])  # most rows are spared the texts
     # The values of a malformed row may stand in any column, so none of them is shown if some column is private.
     hidden = F.col(MALFORMED).isNotNull() & F.lit(any(item["private"] for item in columns))
-    frame = frame.withColumn("_reasons", F.concat_ws("; ", *reasons))
+    frame = frame.withColumn("_reasons", F.when(some, reasons).otherwise(""))
     good = F.col("_reasons") == ""
     if plan["later_paths"]:  # of files that landed after the interval only its own rows are taken
         own = good & event_day.between(F.lit(plan["first"]).cast("date"), F.lit(plan["last"]).cast("date"))
@@ -436,7 +452,8 @@ def kept(spark: SparkSession, frame: DataFrame, plan: dict[str, Any]) -> DataFra
     if any(item["private"] for item in plan["columns"]):
         return frame.persist()
     path = plan["output"] + "/" + CHECKED
-    frame.write.mode("errorifexists").option("compression", "snappy").parquet(path)
+    local = "://" not in path or path.startswith("file:")  # where no network is saved
+    frame.write.mode("errorifexists").option("compression", "none" if local else "snappy").parquet(path)
     return spark.read.schema(frame.schema).parquet(path)
 
 
@@ -653,13 +670,15 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     found = [entry for pattern in plan["paths"] + plan["later_paths"] for entry in listed[pattern]]
     files, input_bytes = [path for path, _ in found], sum(size for _, size in found)
     source = Source(spark, plan["format"], files, plan["columns"], plan["null_values"])
-    whole = kept(spark, checked(source.read(), plan), plan)
+    with ThreadPoolExecutor(1) as beside:
+        keeping = beside.submit(kept, spark, checked(source.read(), plan, files), plan)
+        joins = []  # planned while the rows are checked
+        for join in plan["joins"]:
+            patterns = join["optional"] + join["paths"]
+            joined = list(dict.fromkeys(path for pattern in patterns for path, _ in listed[pattern]))
+            joins.append(read_join(spark, join, joined, plan["null_values"]))
+        whole = keeping.result()
     rows = without_duplicates(whole, plan)
-    joins = []
-    for join in plan["joins"]:
-        patterns = join["optional"] + join["paths"]
-        joined = list(dict.fromkeys(path for pattern in patterns for path, _ in listed[pattern]))
-        joins.append(read_join(spark, join, joined, plan["null_values"]))
     counts = count_rows(rows, plan, [told for _, told in joins])
     good_by_day = {day: told["rows_good"] for day, told in counts["days"].items() if told["rows_good"]}
     print(f"read {sum(day['rows_in'] for day in counts['days'].values())} rows of {len(files)} files", flush=True)
@@ -672,9 +691,9 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
             if join["as_of"]
             else join_equal(good, looked_up, join)
         )
+    writes = []
     if good_by_day:
-        write_days(table_rows(good, plan, keys), plan["sort"], plan["output"] + "/data", planned["files"])
-    print("wrote the good rows", flush=True)
+        writes.append((table_rows(good, plan, keys), plan["sort"], plan["output"] + "/data", planned["files"]))
     if counts["reasons"]:
         bad = rows.where("_reasons <> ''").select(
             F.col("_reasons").alias("reasons"),
@@ -684,7 +703,10 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
             F.col("_file_day").alias("_p"),
             F.lit(0).alias("_s"),
         )
-        write_days(bad, ["reasons", "raw_row"], plan["output"] + "/quarantine", len(counts["days"]))
+        writes.append((bad, ["reasons", "raw_row"], plan["output"] + "/quarantine", len(counts["days"])))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda write: write_days(*write), writes))
+    print("wrote the rows", flush=True)
     forget(spark, whole, plan)
     sizes = [size for _, size in list_files(spark, plan["output"] + "/data/*/*")]
     report = {

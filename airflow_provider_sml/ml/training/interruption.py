@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 
 #: Addresses of the metadata servers; another one, such as a test's, is given by the variable.
 EC2, GCE = "SML_EC2_METADATA", "SML_GCE_METADATA"
+#: Seconds that a metadata server has for an answer.
+ASK_SECONDS = 2.0
 
 
 class Interruption:
@@ -64,6 +66,8 @@ def watching(kind: str = "", interval: float = 5.0) -> Iterator[Interruption]:
         yield watch
     finally:
         watch._ended.set()
+        if thread.is_alive():
+            thread.join(timeout=2 * ASK_SECONDS)  # one question may still be on its way
         if before is not None:
             signal.signal(signal.SIGTERM, before)
 
@@ -89,7 +93,7 @@ def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would ask its own metadata server
     request = urllib.request.Request(url, headers=headers, method=method)
     try:
-        with opener.open(request, timeout=2) as answer:
+        with opener.open(request, timeout=ASK_SECONDS) as answer:
             return str(answer.read(4096).decode(errors="replace"))
     except (OSError, urllib.error.URLError, ValueError):
         return None
