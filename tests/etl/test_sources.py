@@ -66,6 +66,29 @@ def test_a_folder_of_packed_csv_files(etl, landing):
     assert good(staged) == straight
 
 
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("{landing}/sent é/{date} of a shop.csv", ["{date} of a shop.csv"]),
+        ("{landing}/sent/shop-{date}*.csv", ["shop-{date}.csv", "shop-{date}-late.csv"]),
+        ("{landing}/sent/2020-01-01/*-{date}.csv", ["a-{date}.csv", "long-name-{date}.csv"]),
+    ],
+)
+def test_the_day_of_a_file_is_found_wherever_it_stands_in_its_name(etl, landing, path, names):
+    straight = []
+    for day in (DAY, NEXT):
+        landed = shops.write_day(landing, day, shops.make_rows(day, 20))
+        straight += good(etl(day))
+        header, *lines = landed.read_text().splitlines()
+        for part, name in enumerate(names):
+            place = (landing / path.removeprefix("{landing}/")).parent / name.format(date=day)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("\n".join([header, *lines[part :: len(names)]]) + "\n")
+    staged = etl(DAY, NEXT, source=section(landing.parent, "source", path=path))
+    assert good(staged) == straight and not bad(staged)
+    assert [staged.report["days"][str(day)]["rows_in"] for day in (DAY, NEXT)] == [20, 20]
+
+
 def columns_of(rows, **types):
     """Rows as a typed table."""
     moments = [dt.datetime.fromisoformat(row["ordered"]).replace(tzinfo=None) for row in rows]
