@@ -40,7 +40,8 @@ class TrainXGBoostOperator(SmlOperator):
     :param sample: what ``SampleOperator`` gave.
     :param dataset: features and label.
     :param hyperparameters: XGBoost's parameters, with ``rounds`` and ``early_stopping``, and ``monotone``: 1 for each
-        feature with which the score may only rise, -1 for each with which it may only fall.
+        feature with which the score may only rise, -1 for each with which it may only fall; and ``class_weights``:
+        ``balanced``, or ``negative`` and ``positive`` with a weight each. Scores are recalibrated for them.
     :param cluster: ``local`` (in this process), ``processes``, a scheduler's address, or the id of its connection.
     :param workers: workers that the rows are split over.
     :param models: folder for the model bundles; beside the sample's lake when None.

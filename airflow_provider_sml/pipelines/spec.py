@@ -137,6 +137,17 @@ _A_SIGN = "1 or -1"
 Sign = Annotated[Whole, AfterValidator(_sign), WithJsonSchema({"enum": [1, -1], EXPECTED: _A_SIGN})]
 
 
+class ClassWeights(Strict):
+    """What the rows weigh by their label; only the proportion of the two moves the scores.
+
+    :param negative: weight of a row with label 0.
+    :param positive: weight of a row with label 1.
+    """
+
+    negative: Number = Field(gt=0)
+    positive: Number = Field(gt=0)
+
+
 class Train(Strict):
     """How a model is trained.
 
@@ -145,6 +156,8 @@ class Train(Strict):
     :param test: days after those, for the evaluation.
     :param params: XGBoost's parameters, with ``rounds`` and ``early_stopping``.
     :param monotone: numeric features with which the score may only rise (``1``) or only fall (``-1``).
+    :param class_weights: what rows weigh by their label: ``balanced``, so that both labels weigh the same in sum, or
+        ``{negative: 1, positive: 4}``. Scores stay probabilities: they are recalibrated for it.
     :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), or the id
         of a connection of type ``dask``.
     :param workers: workers that the rows are split over.
@@ -155,18 +168,22 @@ class Train(Strict):
     test: Days
     params: dict[str, Whole | Number | str | bool] = {}
     monotone: dict[Name, Sign] = {}
+    class_weights: Literal["balanced"] | ClassWeights | None = None
     cluster: Cluster = "local"
     workers: Whole = Field(default=1, ge=1, le=8)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """What the operators take: XGBoost's parameters and ours."""
-        return {**self.params, **({"monotone": dict(self.monotone)} if self.monotone else {})}
+        own = self.model_dump(include={"monotone", "class_weights"}, exclude_defaults=True)
+        return {**self.params, **own}
 
     @model_validator(mode="after")
     def _told_once(self) -> Train:
         if self.monotone and "monotone_constraints" in self.params:
             raise misfit("monotone", "no monotone, because params has monotone_constraints", "both")
+        if self.class_weights and "scale_pos_weight" in self.params:
+            raise misfit("class_weights", "no class_weights, because params has scale_pos_weight", "both")
         return self
 
     @model_validator(mode="after")

@@ -224,9 +224,11 @@ def test_what_a_task_gets_is_what_the_spec_says(build):
 
 
 def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
-    tasks = build(("rate: 0.5", "rate: auto"), ("  cluster: local", "  monotone: {distance: 1}"))["train"].task_dict
+    said = "  monotone: {distance: 1}\n  class_weights: {negative: 1, positive: 4}"
+    tasks = build(("rate: 0.5", "rate: auto"), ("  cluster: local", said))["train"].task_dict
     for task in (tasks["plan_sample"], tasks["train"]):
         assert task.hyperparameters["monotone"] == {"distance": 1} and task.hyperparameters["rounds"] == 300
+        assert task.hyperparameters["class_weights"] == {"negative": 1, "positive": 4}
 
 
 def test_retries_and_the_owner_come_from_the_spec_and_the_caller(build):

@@ -403,12 +403,36 @@ WRONG = {
         None,
         "expected: no monotone, because params has monotone_constraints",
     ),
+    "a word for class weights": (
+        "  cluster: local",
+        "  class_weights: balance",
+        None,
+        "train.class_weights is wrong\n  expected: balanced or {negative: a number above 0, positive: a number",
+    ),
+    "half of the class weights": (
+        "  cluster: local",
+        "  class_weights: {positive: 4}",
+        None,
+        "positive: a number above 0}; found: {positive: 4}",
+    ),
+    "a class weight that is none": (
+        "  cluster: local",
+        "  class_weights: {negative: 1, positive: 0}",
+        None,
+        "positive: a number above 0}; found: {negative: 1, positive: 0}",
+    ),
+    "class weights twice": (
+        "  params: {max_depth: 6,",
+        "  class_weights: balanced\n  params: {scale_pos_weight: 2,",
+        None,
+        "expected: no class_weights, because params has scale_pos_weight",
+    ),
     # what later stages may bring is not silently taken
     "spot machines": (
         "  cluster: local",
         "  spot: {on_demand_after: 2 interruptions}",
         None,
-        "train.spot is not a key of the spec\n  expected: one of cluster, monotone, params,",
+        "train.spot is not a key of the spec\n  expected: one of class_weights, cluster, monotone,",
     ),
     "a roll-out": (
         "  port: 8500",

@@ -118,12 +118,18 @@ def missing_columns(table: pa.Table, columns: Iterable[str]) -> list[str]:
     return [name for name in columns if physical(name) not in table.column_names]
 
 
-def iterator(paths: Sequence[Path], features: Sequence[Feature], cache: str | None = None) -> xgboost.DataIter:
+def iterator(
+    paths: Sequence[Path],
+    features: Sequence[Feature],
+    cache: str | None = None,
+    label_weights: tuple[float, float] | None = None,
+) -> xgboost.DataIter:
     """XGBoost's iterator over files, for a QuantileDMatrix; files without a row give one batch without a row.
 
     :param paths: parquet files; one at a time is in memory.
     :param features: which columns, in this order.
     :param cache: prefix of the cache files of an ExtMemQuantileDMatrix; None for one in memory.
+    :param label_weights: what a row with label 0 and one with label 1 weighs, times its own weight where it has one.
     """
     import xgboost
 
@@ -137,9 +143,10 @@ def iterator(paths: Sequence[Path], features: Sequence[Feature], cache: str | No
             for path in self._left:
                 values, labels = read(path, features)
                 if len(labels):
-                    return self._give(input_data, values, labels, weights(path))
+                    return self._give(input_data, values, labels, _weighed(labels, weights(path), label_weights))
             if not self._given:  # XGBoost takes a worker without rows, but not one without a batch.
-                return self._give(input_data, *_nothing(paths, features))
+                values, labels, weight = _nothing(paths, features)
+                return self._give(input_data, values, labels, _weighed(labels, weight, label_weights))
             return False
 
         def _give(self, input_data: Any, values: np.ndarray, labels: np.ndarray, weight: np.ndarray | None) -> bool:
@@ -157,6 +164,17 @@ def iterator(paths: Sequence[Path], features: Sequence[Feature], cache: str | No
             self._left, self._given = iter(paths), False
 
     return Files()
+
+
+def _weighed(
+    labels: np.ndarray, own: np.ndarray | None, label_weights: tuple[float, float] | None
+) -> np.ndarray | None:
+    """The weights of rows, of their own and of their labels; None where there are neither."""
+    if label_weights is None:
+        return own
+    negative, positive = label_weights
+    found = np.where(labels == 1, positive, negative)
+    return (found if own is None else found * own).astype(np.float32)
 
 
 def _nothing(paths: Sequence[Path], features: Sequence[Feature]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

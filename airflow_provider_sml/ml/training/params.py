@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.ml.contract import Feature
 
 #: Parameters of ours beside XGBoost's.
-OWN = ("rounds", "early_stopping", "stop_on", "monotone")
+OWN = ("rounds", "early_stopping", "stop_on", "monotone", "class_weights")
+#: The labels by the names that ``class_weights`` has for them.
+CLASSES = ("negative", "positive")
 
 
 def booster_params(settings: Mapping[str, Any], features: Sequence[Feature]) -> dict[str, Any]:
@@ -40,6 +43,42 @@ def check_own(settings: Mapping[str, Any], features: Sequence[Feature]) -> None:
             expected="monotone by feature, or monotone_constraints by position",
             found="both",
         )
+    _check_class_weights(settings)
+
+
+def _check_class_weights(settings: Mapping[str, Any]) -> None:
+    weights = settings.get("class_weights")
+    if weights is None:
+        return
+    if "scale_pos_weight" in settings:
+        raise ConfigurationError(
+            "the parameters weigh the positive rows twice", expected="class_weights or scale_pos_weight", found="both"
+        )
+    named = isinstance(weights, Mapping) and set(weights) == set(CLASSES)
+    numbers: list[Any] = list(weights.values()) if named else [None]
+    sound = all(type(number) in (int, float) and 0 < number < math.inf for number in numbers)
+    if weights != "balanced" and not sound:
+        raise ConfigurationError(
+            "train.class_weights", expected="balanced, or {negative: a number, positive: a number} above 0",
+            found=weights,
+        )  # fmt: skip
+
+
+def label_weights(wanted: Any, zeros: int, ones: int) -> tuple[float, float] | None:
+    """What a row with label 0 and one with label 1 weigh; None where all weigh the same.
+
+    ``balanced`` gives both labels the same sum of weights and keeps the sum of all: ``rows / (2 * rows of the label)``
+    (King and Zeng 2001, "Logistic Regression in Rare Events Data", weighting; scikit-learn's ``class_weight``).
+
+    :param wanted: ``balanced``, weights by name, or None.
+    :param zeros: training rows with label 0, of all workers together.
+    :param ones: training rows with label 1.
+    """
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        return (zeros + ones) / (2 * zeros), (zeros + ones) / (2 * ones)
+    return float(wanted["negative"]), float(wanted["positive"])
 
 
 def monotone_problems(

@@ -29,7 +29,7 @@ from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
 from airflow_provider_sml.ml.training.interruption import Interruption, watching
 from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_memory
-from airflow_provider_sml.ml.training.params import booster_params
+from airflow_provider_sml.ml.training.params import booster_params, label_weights
 
 if TYPE_CHECKING:
     import xgboost
@@ -85,11 +85,13 @@ class Outcome:
     :param model: the best rounds as UBJSON bytes.
     :param state: where boosting ended.
     :param memory: how the rows were held.
+    :param label_weights: what a row with label 0 and one with label 1 weighed; None where all weighed the same.
     """
 
     model: bytes
     state: State
     memory: MemoryPlan
+    label_weights: tuple[float, float] | None = None
 
 
 def draws_at_random(settings: Mapping[str, Any]) -> bool:
@@ -138,12 +140,16 @@ def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome
     plan = plan_memory(work.rows[rank], len(work.features), memory_limit(), shutil.disk_usage(cache).free)
     if rank == 0 and plan.mode == "external":
         around.log(f"memory: {plan}")
-    _check_labels(data.label_counts(work.train_files[rank]))
-    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache), around)
-    return Outcome(loop.run(), loop.state, plan)
+    zeros, ones = _check_labels(data.label_counts(work.train_files[rank]))
+    weights = label_weights(work.settings.get("class_weights"), zeros, ones)
+    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache, weights), around)
+    return Outcome(loop.run(), loop.state, plan, weights)
 
 
-def _matrices(rank: int, work: Work, plan: MemoryPlan, cache: Path) -> tuple[xgboost.DMatrix, xgboost.DMatrix]:
+def _matrices(
+    rank: int, work: Work, plan: MemoryPlan, cache: Path, weights: tuple[float, float] | None
+) -> tuple[xgboost.DMatrix, xgboost.DMatrix]:
+    """Both are weighed: early stopping would otherwise look for the best round of another loss."""
     import xgboost
 
     make: Any = xgboost.QuantileDMatrix if plan.mode == "memory" else xgboost.ExtMemQuantileDMatrix
@@ -151,12 +157,13 @@ def _matrices(rank: int, work: Work, plan: MemoryPlan, cache: Path) -> tuple[xgb
     found: list[Any] = []
     for name, files in (("train", work.train_files[rank]), ("validate", work.validate_files[rank])):
         prefix = str(cache / name) if plan.mode == "external" else None
-        found.append(make(data.iterator(files, work.features, prefix), ref=found[0] if found else None, **settings))
+        rows = data.iterator(files, work.features, prefix, weights)
+        found.append(make(rows, ref=found[0] if found else None, **settings))
     return found[0], found[1]
 
 
-def _check_labels(counts: Any) -> None:
-    """Refuse labels that no model can be fitted to, on all ranks alike."""
+def _check_labels(counts: Any) -> tuple[int, int]:
+    """Refuse labels that no model can be fitted to, on all ranks alike; gives the rows of each label of all ranks."""
     from xgboost import collective
 
     zeros, ones, others = (int(count) for count in collective.allreduce(counts, collective.Op.SUM))
@@ -167,6 +174,7 @@ def _check_labels(counts: Any) -> None:
             found=f"{zeros:,} rows with 0, {ones:,} with 1, {others:,} with another value or none",
             todo="check the label's expression, or train on a longer window",
         )
+    return zeros, ones
 
 
 def resolve_device(wanted: str) -> str:

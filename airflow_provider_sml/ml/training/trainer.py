@@ -25,7 +25,7 @@ from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint
 from airflow_provider_sml.ml.training.cluster import wait_for_workers
-from airflow_provider_sml.ml.training.params import booster_params, check_own
+from airflow_provider_sml.ml.training.params import CLASSES, booster_params, check_own
 from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
 from airflow_provider_sml.ml.training.runner import Outcome, Work, draws_at_random
 from airflow_provider_sml.refs import ModelRef, SampleRef
@@ -158,18 +158,20 @@ def fit(training: Training, client: Client, log: Callable[[str], None]) -> Bundl
             "seconds": round(time.monotonic() - started, 1),
             "boosting_seconds": round(outcome.state.seconds, 1),
             "memory": str(outcome.memory),
+            "class_weights": dict(zip(CLASSES, outcome.label_weights, strict=True)) if outcome.label_weights else None,
             "history": outcome.state.history,
             **cost,
         },
         model=outcome.model,
-        recalibration=_recalibration(training),
+        recalibration=_recalibration(training, outcome),
     )
 
 
-def _recalibration(training: Training) -> float:
+def _recalibration(training: Training, outcome: Outcome) -> float:
     """What the model's odds must be multiplied by: for the sample's thinning, and for a weight of the positives, which
     multiplies the odds that the loss is smallest at by itself."""
-    weight = float(training.settings.get("scale_pos_weight", 1))
+    negative, positive = outcome.label_weights or (1.0, float(training.settings.get("scale_pos_weight", 1)))
+    weight = positive / negative
     return float(read_manifest(training.sample).get("recalibration", 1.0)) / weight
 
 
