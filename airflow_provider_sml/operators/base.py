@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.lake import Lake
+    from airflow_provider_sml.ml.registry import Registry
 
 
 class SmlOperator(BaseOperator):
@@ -100,6 +101,33 @@ def announce(context: Context, extra: dict[str, Any]) -> None:
     """Put facts on the events of the task's outlets, for the DAGs that they start."""
     for outlet in context["task"].outlets:
         context["outlet_events"][outlet].extra.update(extra)
+
+
+def find_version(registry: Registry, name: str, version: Any) -> ModelVersionRef:
+    """A version that a person or a task names.
+
+    :param registry: where it is.
+    :param name: registered model.
+    :param version: its number, an alias, or the output of a task that registered it; the champion when empty.
+    :raises ConfigurationError: when there is none, or it is of another model.
+    """
+    from airflow_provider_sml.ml.registry import CHAMPION
+
+    text = str(version or CHAMPION)
+    if text.replace("-", "").replace("_", "").isalnum():
+        wanted = {"version": text} if text.isdigit() else {"alias": text}
+    else:
+        given = ModelVersionRef.load(version)
+        if given.name != name:
+            raise ConfigurationError("the version is of another model", expected=f"one of {name}", found=given.name)
+        wanted = {"version": given.version}
+    found = registry.version(name, **wanted)
+    if found is None:
+        raise ConfigurationError(
+            f"{name} has no such version", expected=" ".join([*wanted, *wanted.values()]), found="none",
+            todo="look at its versions in MLflow; train and register one first",
+        )  # fmt: skip
+    return found
 
 
 def sample_of(version: ModelVersionRef, tags: Mapping[str, str]) -> str:

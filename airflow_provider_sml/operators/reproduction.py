@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
-from airflow_provider_sml.operators.base import SmlOperator
-from airflow_provider_sml.refs import ModelVersionRef, ReproductionRef
+from airflow_provider_sml.operators.base import SmlOperator, find_version
+from airflow_provider_sml.refs import ReproductionRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_sml.ml.bundle import Bundle
     from airflow_provider_sml.ml.registry import Registry
+    from airflow_provider_sml.ml.training.warm_start import WarmStart
 
 
 class ReproduceModelOperator(SmlOperator):
@@ -65,7 +68,7 @@ class ReproduceModelOperator(SmlOperator):
         tags, bundle = registry.tags(version), registry.bundle(version)
         what = f"{version.name} version {version.version}"
         lake = LakeHook(self.lake or tags.get("lake", "")).get_conn()
-        training = training_of(what, bundle, tags, lake)
+        training = replace(training_of(what, bundle, tags, lake), warm_start=_base(what, registry, bundle))
         for line in (moved := surroundings(bundle, tags)):
             self.log.warning("not as it was when %s was trained: %s", what, line)
         where = self.cluster or ("local" if training.workers == 1 else "processes")
@@ -91,28 +94,20 @@ class ReproduceModelOperator(SmlOperator):
         )
 
 
-def find_version(registry: Registry, name: str, version: Any) -> ModelVersionRef:
-    """A version that a person or a task names.
+def _base(what: str, registry: Registry, bundle: Bundle) -> WarmStart | None:
+    """The version that this one was started from; None when it was trained from nothing."""
+    from airflow_provider_sml.ml.training.warm_start import WarmStart
 
-    :param registry: where it is.
-    :param name: registered model.
-    :param version: its number, an alias, or the output of a task that registered it; the champion when empty.
-    :raises ConfigurationError: when there is none, or it is of another model.
-    """
-    from airflow_provider_sml.ml.registry import CHAMPION
-
-    text = str(version or CHAMPION)
-    if text.replace("-", "").replace("_", "").isalnum():
-        wanted = {"version": text} if text.isdigit() else {"alias": text}
-    else:
-        given = ModelVersionRef.load(version)
-        if given.name != name:
-            raise ConfigurationError("the version is of another model", expected=f"one of {name}", found=given.name)
-        wanted = {"version": given.version}
-    found = registry.version(name, **wanted)
-    if found is None:
+    if (told := bundle.lineage.get("warm_start")) is None:
+        return None
+    name, version = told["name"], told["version"]
+    found = registry.version(name, version)
+    base = registry.bundle(found) if found else None
+    if base is None or base.digest != told["digest"]:
         raise ConfigurationError(
-            f"{name} has no such version", expected=" ".join([*wanted, *wanted.values()]), found="none",
-            todo="look at its versions in MLflow; train and register one first",
-        )  # fmt: skip
-    return found
+            f"the version that the training of {what} started from is gone",
+            expected=f"{name} version {version} with the digest {told['digest']}",
+            found=f"the digest {base.digest}" if base else "none",
+            todo="bring it back in MLflow; without it this version cannot be trained again",
+        )
+    return WarmStart(name, version, base)

@@ -16,7 +16,7 @@ from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
-from airflow_provider_sml.operators.base import SmlOperator, announce, lineage
+from airflow_provider_sml.operators.base import SmlOperator, announce, find_version, lineage
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
     EvaluationRef,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.bundle import Bundle
+    from airflow_provider_sml.ml.training.warm_start import WarmStart
 
 
 class TrainXGBoostOperator(SmlOperator):
@@ -52,9 +53,16 @@ class TrainXGBoostOperator(SmlOperator):
     :param checkpoint_seconds: seconds between checkpoints, whichever comes first; 0 for rounds only.
     :param interruptions: lost workers that are survived within one try of the task.
     :param machine: where the workers run, to notice an interruption in time: ``ec2``, ``gce`` or empty.
+    :param warm_start: a registered version, on top of whose rounds at most ``rounds`` come: its number,
+        ``champion``, or the output of a task that registered it; empty to start from nothing. While there is no
+        champion yet, the training starts from nothing as well.
+    :param name: registered model of ``warm_start``; the dataset's name when empty.
+    :param mlflow: address or folder of MLflow, or the id of its connection, for ``warm_start``.
     """
 
-    template_fields: Sequence[str] = ("sample", "hyperparameters", "cluster", "models", "device", "checkpoint")
+    template_fields: Sequence[str] = (
+        "sample", "hyperparameters", "cluster", "models", "device", "checkpoint", "warm_start", "name", "mlflow",
+    )  # fmt: skip
     ui_color = "#f8d7da"
 
     def __init__(
@@ -72,6 +80,9 @@ class TrainXGBoostOperator(SmlOperator):
         checkpoint_seconds: float = 60.0,
         interruptions: int = 3,
         machine: str = "",
+        warm_start: Any = "",
+        name: str = "",
+        mlflow: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,6 +98,9 @@ class TrainXGBoostOperator(SmlOperator):
         self.checkpoint_seconds = checkpoint_seconds
         self.interruptions = interruptions
         self.machine = machine
+        self.warm_start = warm_start
+        self.name = name
+        self.mlflow = mlflow
 
     def run(self, context: Context) -> ModelRef:
         """Train on the cluster."""
@@ -110,6 +124,7 @@ class TrainXGBoostOperator(SmlOperator):
             seconds=self.checkpoint_seconds,
             interruptions=self.interruptions,
             machine=self.machine,
+            warm_start=self._start(self.name or dataset.name),
         )
         with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
             model = train(training, client, models, lambda line: self.log.info("%s", line))
@@ -118,6 +133,20 @@ class TrainXGBoostOperator(SmlOperator):
             f"{sample.rows['train']:,}", len(dataset.features),
         )  # fmt: skip
         return model
+
+    def _start(self, name: str) -> WarmStart | None:
+        """The version to start from."""
+        from airflow_provider_sml.ml.registry import CHAMPION
+        from airflow_provider_sml.ml.training.warm_start import WarmStart
+
+        if not self.warm_start:
+            return None
+        registry = MlflowHook(self.mlflow).get_conn()
+        if self.warm_start == CHAMPION and registry.version(name, alias=CHAMPION) is None:
+            self.log.info("%s has no champion yet; the training starts from nothing", name)
+            return None
+        version = find_version(registry, name, self.warm_start)
+        return WarmStart(name, version.version, registry.bundle(version))
 
     def datasets(self, result: ModelRef) -> tuple[list[Data], list[Data]]:
         """The sample's rows for training and early stopping, and the model."""

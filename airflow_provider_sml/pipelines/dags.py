@@ -255,7 +255,8 @@ class _Builder:
             sample = SampleOperator(task_id="sample", **rows, rate=rate, dataset=spec.dataset)
             model = TrainXGBoostOperator(
                 task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.hyperparameters,
-                cluster=spec.train.cluster, workers=spec.train.workers,
+                cluster=spec.train.cluster, workers=spec.train.workers, name=spec.name, mlflow=self.mlflow,
+                warm_start=str(spec.train.warm_start or ""),
             )  # fmt: skip
             evaluation = EvaluateModelOperator(
                 task_id="evaluate", model=model.output, sample=sample.output, name=spec.name, mlflow=self.mlflow,

@@ -158,6 +158,8 @@ class Train(Strict):
     :param monotone: numeric features with which the score may only rise (``1``) or only fall (``-1``).
     :param class_weights: what rows weigh by their label: ``balanced``, so that both labels weigh the same in sum, or
         ``{negative: 1, positive: 4}``. Scores stay probabilities: they are recalibrated for it.
+    :param warm_start: the registered version on top of whose rounds ``params.rounds`` come at most: ``champion``, or
+        its number.
     :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), or the id
         of a connection of type ``dask``.
     :param workers: workers that the rows are split over.
@@ -169,6 +171,7 @@ class Train(Strict):
     params: dict[str, Whole | Number | str | bool] = {}
     monotone: dict[Name, Sign] = {}
     class_weights: Literal["balanced"] | ClassWeights | None = None
+    warm_start: Literal["champion"] | Annotated[Whole, Field(ge=1)] | None = None
     cluster: Cluster = "local"
     workers: Whole = Field(default=1, ge=1, le=8)
 

@@ -229,6 +229,10 @@ def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
     for task in (tasks["plan_sample"], tasks["train"]):
         assert task.hyperparameters["monotone"] == {"distance": 1} and task.hyperparameters["rounds"] == 300
         assert task.hyperparameters["class_weights"] == {"negative": 1, "positive": 4}
+    assert tasks["train"].warm_start == ""
+    for said, given in (("champion", "champion"), ("3", "3")):
+        train = build(("  cluster: local", f"  warm_start: {said}"))["train"].task_dict["train"]
+        assert (train.warm_start, train.name) == (given, "flights") and train.mlflow.endswith("include/data/mlflow")
 
 
 def test_retries_and_the_owner_come_from_the_spec_and_the_caller(build):

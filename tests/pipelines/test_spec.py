@@ -427,6 +427,12 @@ WRONG = {
         None,
         "expected: no class_weights, because params has scale_pos_weight",
     ),
+    "a start from an unknown alias": (
+        "  cluster: local",
+        "  warm_start: challenger",
+        None,
+        "train.warm_start is wrong\n  expected: champion or a whole number from 1; found: challenger",
+    ),
     # what later stages may bring is not silently taken
     "spot machines": (
         "  cluster: local",

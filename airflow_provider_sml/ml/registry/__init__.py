@@ -381,6 +381,7 @@ def _tags(bundle: Bundle, lineage: Mapping[str, str]) -> dict[str, str]:
         "contract": bundle.dataset.hash,
         "recalibration": bundle.recalibration,
         **{key: bundle.lineage[key] for key in ("table", "snapshot_id", "sample_id") if key in bundle.lineage},
+        **({"warm_start": bundle.lineage["warm_start"]["version"]} if "warm_start" in bundle.lineage else {}),
         **lineage,
     }
     return {f"{TAG}{key}": str(value) for key, value in known.items()}

@@ -123,6 +123,7 @@ def iterator(
     features: Sequence[Feature],
     cache: str | None = None,
     label_weights: tuple[float, float] | None = None,
+    margins: Mapping[Path, np.ndarray] | None = None,
 ) -> xgboost.DataIter:
     """XGBoost's iterator over files, for a QuantileDMatrix; files without a row give one batch without a row.
 
@@ -130,6 +131,7 @@ def iterator(
     :param features: which columns, in this order.
     :param cache: prefix of the cache files of an ExtMemQuantileDMatrix; None for one in memory.
     :param label_weights: what a row with label 0 and one with label 1 weighs, times its own weight where it has one.
+    :param margins: of each file, what boosting starts from row by row (log odds, shape (rows,)); None for a constant.
     """
     import xgboost
 
@@ -143,18 +145,30 @@ def iterator(
             for path in self._left:
                 values, labels = read(path, features)
                 if len(labels):
-                    return self._give(input_data, values, labels, _weighed(labels, weights(path), label_weights))
+                    weight = _weighed(labels, weights(path), label_weights)
+                    return self._give(
+                        input_data, values, labels, weight, margins[path] if margins is not None else None
+                    )
             if not self._given:  # XGBoost takes a worker without rows, but not one without a batch.
                 values, labels, weight = _nothing(paths, features)
-                return self._give(input_data, values, labels, _weighed(labels, weight, label_weights))
+                weight = _weighed(labels, weight, label_weights)
+                return self._give(input_data, values, labels, weight, labels if margins is not None else None)
             return False
 
-        def _give(self, input_data: Any, values: np.ndarray, labels: np.ndarray, weight: np.ndarray | None) -> bool:
+        def _give(
+            self,
+            input_data: Any,
+            values: np.ndarray,
+            labels: np.ndarray,
+            weight: np.ndarray | None,
+            margin: np.ndarray | None,
+        ) -> bool:
             self._given = True
             input_data(
                 data=values,
                 label=labels,
                 weight=weight,
+                base_margin=margin,
                 feature_names=[feature.name for feature in features],
                 feature_types=feature_types(features),
             )

@@ -30,8 +30,10 @@ from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
 from airflow_provider_sml.ml.training.interruption import Interruption, watching
 from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_memory
 from airflow_provider_sml.ml.training.params import booster_params, label_weights
+from airflow_provider_sml.ml.training.warm_start import joined, margins
 
 if TYPE_CHECKING:
+    import numpy as np
     import xgboost
 
 #: Metrics of which more is better.
@@ -58,6 +60,7 @@ class Work:
     :param seconds: seconds between checkpoints, whichever comes first; 0 for rounds only.
     :param machine: where the workers run, for notices: ``ec2``, ``gce`` or empty.
     :param start: the checkpoint to go on from.
+    :param base: model of the version that the rounds come on top of, as UBJSON.
     """
 
     training: str
@@ -71,6 +74,7 @@ class Work:
     seconds: float = 60.0
     machine: str = ""
     start: tuple[bytes, State] | None = None
+    base: bytes | None = None
 
     @property
     def random(self) -> bool:
@@ -119,8 +123,11 @@ def run_rank(
         context = xgboost.collective.CommunicatorContext(**tracker, dmlc_task_id=f"{rank:05d}")
     cache = Path(tempfile.mkdtemp(prefix="sml-xgboost-"))
     try:
+        # Outside of the communicator, where a matrix for scoring would wait for all ranks to make one.
+        files = [*work.train_files[rank], *work.validate_files[rank]]
+        scores = margins(work.base, files, work.features, threads) if work.base is not None else None
         with watching(work.machine) as notice, context:
-            return _boost(rank, work, cache, _Surroundings(threads, tracker is not None, notice, log))
+            return _boost(rank, work, cache, _Surroundings(threads, tracker is not None, notice, log, scores))
     finally:
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -133,6 +140,7 @@ class _Surroundings:
     distributed: bool
     notice: Interruption
     log: Callable[[str], None]
+    margins: Mapping[Path, np.ndarray] | None = None
 
 
 def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome:
@@ -142,12 +150,17 @@ def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome
         around.log(f"memory: {plan}")
     zeros, ones = _check_labels(data.label_counts(work.train_files[rank]))
     weights = label_weights(work.settings.get("class_weights"), zeros, ones)
-    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache, weights), around)
+    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache, weights, around.margins), around)
     return Outcome(loop.run(), loop.state, plan, weights)
 
 
 def _matrices(
-    rank: int, work: Work, plan: MemoryPlan, cache: Path, weights: tuple[float, float] | None
+    rank: int,
+    work: Work,
+    plan: MemoryPlan,
+    cache: Path,
+    weights: tuple[float, float] | None,
+    margins: Mapping[Path, np.ndarray] | None,
 ) -> tuple[xgboost.DMatrix, xgboost.DMatrix]:
     """Both are weighed: early stopping would otherwise look for the best round of another loss."""
     import xgboost
@@ -157,7 +170,7 @@ def _matrices(
     found: list[Any] = []
     for name, files in (("train", work.train_files[rank]), ("validate", work.validate_files[rank])):
         prefix = str(cache / name) if plan.mode == "external" else None
-        rows = data.iterator(files, work.features, prefix, weights)
+        rows = data.iterator(files, work.features, prefix, weights, margins)
         found.append(make(rows, ref=found[0] if found else None, **settings))
     return found[0], found[1]
 
@@ -241,7 +254,8 @@ class _Loop:
                 )
         if self.rank == 0:
             self._tell(max(time.monotonic() - began, 1e-9), max(self.state.rounds - first, 1))
-        return bytes(booster[: self.state.best_round + 1].save_raw("ubj"))
+        model = bytes(booster[: self.state.best_round + 1].save_raw("ubj"))
+        return model if work.base is None else joined(work.base, model)
 
     def _begin(self) -> xgboost.Booster:
         if self.work.start is None:

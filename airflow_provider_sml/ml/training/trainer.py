@@ -28,6 +28,7 @@ from airflow_provider_sml.ml.training.cluster import wait_for_workers
 from airflow_provider_sml.ml.training.params import CLASSES, booster_params, check_own
 from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
 from airflow_provider_sml.ml.training.runner import Outcome, Work, draws_at_random
+from airflow_provider_sml.ml.training.warm_start import WarmStart
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Training:
     :param interruptions: lost workers that are survived before the training fails.
     :param patience: seconds to wait for new workers after an interruption.
     :param machine: where the workers run, for notices of interruption: ``ec2``, ``gce`` or empty.
+    :param warm_start: the version that the rounds come on top of; None to start from nothing.
     """
 
     dataset: Dataset
@@ -68,6 +70,7 @@ class Training:
     interruptions: int = 3
     patience: float = 300.0
     machine: str = ""
+    warm_start: WarmStart | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class Training:
             self.workers,
             self.every if draws_at_random(self.settings) else None,
             xgboost.__version__,
+            *([self.warm_start.bundle.digest] if self.warm_start else []),
         ]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -145,7 +149,7 @@ def fit(training: Training, client: Client, log: Callable[[str], None]) -> Bundl
         name=training.dataset.name,
         model_id=training.model_id,
         dataset=training.dataset,
-        rounds=outcome.state.best_round + 1,
+        rounds=(training.warm_start.bundle.rounds if training.warm_start else 0) + outcome.state.best_round + 1,
         lineage={
             "table": training.sample.table,
             "snapshot_id": training.sample.snapshot_id,
@@ -160,6 +164,7 @@ def fit(training: Training, client: Client, log: Callable[[str], None]) -> Bundl
             "memory": str(outcome.memory),
             "class_weights": dict(zip(CLASSES, outcome.label_weights, strict=True)) if outcome.label_weights else None,
             "history": outcome.state.history,
+            **({"warm_start": training.warm_start.lineage} if training.warm_start else {}),
             **cost,
         },
         model=outcome.model,
@@ -176,7 +181,8 @@ def _recalibration(training: Training, outcome: Outcome) -> float:
 
 
 def check_settings(training: Training) -> None:
-    """Refuse parameters that XGBoost does not know or whose values it refuses, before a cluster works on them.
+    """Refuse parameters that XGBoost does not know or whose values it refuses, and a version to start from that does
+    not fit, before a cluster works on them.
 
     XGBoost checks them when it trains, so one round is trained on two rows. It only warns of an unknown one.
 
@@ -194,6 +200,8 @@ def check_settings(training: Training) -> None:
         raise ConfigurationError("train.params.objective", expected=OBJECTIVE, found=settings["objective"])
     features = training.dataset.feature_list
     check_own(settings, features)
+    if training.warm_start:
+        training.warm_start.check(training.dataset, settings)
     params = booster_params(settings, features) | {"nthread": 1, "device": "cpu"}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -222,9 +230,10 @@ def _run(training: Training, client: Client, log: Callable[[str], None]) -> tupl
     cost: dict[str, Any] = {"interruptions": 0, "rounds_lost": 0, "seconds_waited": 0.0}
     while True:
         start = checkpoint.read() if checkpoint else None
-        begun = start[1].rounds if start else 0
         if start:
-            log(f"going on from the checkpoint of round {begun}")
+            log(f"going on from the checkpoint of round {start[1].rounds}")
+        elif version := training.warm_start:
+            log(f"starting from the {version.bundle.rounds} rounds of {version.name} version {version.version}")
         told = Told(log)
         try:
             outcome = attempt(client, replace(work, start=start), told)
@@ -267,4 +276,5 @@ def _work(training: Training, checkpoint: Checkpoint | None) -> Work:
         training.every,
         training.seconds,
         training.machine,
+        base=training.warm_start.bundle.model if training.warm_start else None,
     )
