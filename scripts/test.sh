@@ -3,7 +3,7 @@
 # session, everything else on one Airflow database. The engine's output comes when both have ended.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-engine=(tests/ml tests/etl)
+engine=(tests/ml tests/etl tests/docs tests/packaging)
 others=()
 for folder in tests/*/; do
   case " ${engine[*]} " in *" ${folder%/} "*) ;; *) [ -n "$(find "$folder" -name 'test_*.py' -print -quit)" ] && others+=("${folder%/}") ;; esac
