@@ -34,6 +34,8 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 MALFORMED = "_malformed"
 CHECKED = "_checked"
+#: Of quarantined rows, which are few as a rule: a task for each of many days would take longer than their rows.
+ROWS_PER_TASK = 50_000
 
 
 class PlanError(Exception):
@@ -703,7 +705,8 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
             F.col("_file_day").alias("_p"),
             F.lit(0).alias("_s"),
         )
-        writes.append((bad, ["reasons", "raw_row"], plan["output"] + "/quarantine", len(counts["days"])))
+        tasks = math.ceil(sum(day["rows_bad"] for day in counts["days"].values()) / ROWS_PER_TASK)
+        writes.append((bad, ["reasons", "raw_row"], plan["output"] + "/quarantine", min(tasks, len(counts["days"]))))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda write: write_days(*write), writes))
     print("wrote the rows", flush=True)
