@@ -137,6 +137,14 @@ class Scorer:
         """
         return self.score_features(self.encode(rows))
 
+    def importance(self) -> dict[str, float]:
+        """What each feature contributes, largest first: the share of all splits' loss reduction that its splits have
+        (XGBoost's ``total_gain``, over their sum); 0 for a feature that no split asks."""
+        gains = self._booster.get_score(importance_type="total_gain")
+        total = sum(float(gain) for gain in gains.values()) or 1.0
+        shares = {feature.name: float(gains.get(feature.name, 0.0)) / total for feature in self.features}
+        return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
     def encode(self, rows: Mapping[str, Vector]) -> np.ndarray:
         """The features of raw rows: float64 of shape (rows, features), NaN for NULL, categories as codes."""
         size = len(next(iter(rows.values())).null)

@@ -1,4 +1,4 @@
-"""Small line charts as SVG: learning curves, calibration, lifts. No script, no font, no library; dark pages follow.
+"""Small charts as SVG: learning curves, calibration, lifts, importances. No script, font or library; dark pages follow.
 
 Axes are linear or logarithmic, with few ticks; a band shows an interval. Anything richer belongs into Evidently or
 MLflow.
@@ -13,6 +13,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 44
+_TEXT = 'font-size="11" fill="#64748b"'
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#475569")
 
 
@@ -70,9 +71,38 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, log_x: bool
             f'<text x="{_LEFT + 8}" y="{_TOP + 14 + 16 * number}" fill="{colour}" font-size="12">'
             f"{escape(line.name)}</text>"
         )
+    return _svg(HEIGHT, f"{y_label} by {x_label}", parts)
+
+
+def bar_chart(bars: Sequence[tuple[str, float]], label: str) -> str:
+    """Horizontal bars as SVG text, each with its name and value; empty when there are none.
+
+    :param bars: name and value, at least 0, of each bar, from the top down.
+    :param label: what the values are.
+    """
+    if not bars:
+        return ""
+    step, left = 22, 200
+    longest = max(value for _, value in bars) or 1.0
+    room = WIDTH - left - 72
+    parts = []
+    for number, (name, value) in enumerate(bars):
+        y, width = number * step + 4, room * value / longest
+        shown = name if len(name) <= 28 else name[:27] + "…"
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end" {_TEXT}>{escape(shown)}</text>'
+            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="{step - 6}" fill="{_COLOURS[0]}"/>'
+            f'<text x="{left + width + 6:.1f}" y="{y + 13}" {_TEXT}>{_number(value)}</text>'
+        )
+    height = len(bars) * step + 24
+    parts.append(f'<text x="{left}" y="{height - 6}" {_TEXT}>{escape(label)}</text>')
+    return _svg(height, label, parts)
+
+
+def _svg(height: int, label: str, parts: Sequence[str]) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" '
-        f'aria-label="{escape(y_label)} by {escape(x_label)}" font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" '
+        f'aria-label="{escape(label)}" font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
     )
 
 
@@ -114,20 +144,19 @@ def _number(value: float) -> str:
 
 def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
     grey = 'stroke="#94a3b8" stroke-opacity="0.35"'
-    text = 'font-size="11" fill="#64748b"'
     parts = []
     for tick in y_axis.ticks():
         y = y_axis.place(tick)
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" {grey}/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" {text}>{_number(tick)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" {_TEXT}>{_number(tick)}</text>')
     for tick in x_axis.ticks():
         x = x_axis.place(tick)
         parts.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle" {text}>{_number(tick)}</text>'
+            f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle" {_TEXT}>{_number(tick)}</text>'
         )
     middle = (HEIGHT - _BOTTOM + _TOP) / 2
     parts.append(
-        f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle" {text}>{escape(x_label)}</text>'
-        f'<text transform="translate(14,{middle}) rotate(-90)" text-anchor="middle" {text}>{escape(y_label)}</text>'
+        f'<text x="{(WIDTH + _LEFT) / 2}" y="{HEIGHT - 8}" text-anchor="middle" {_TEXT}>{escape(x_label)}</text>'
+        f'<text transform="translate(14,{middle}) rotate(-90)" text-anchor="middle" {_TEXT}>{escape(y_label)}</text>'
     )
     return "".join(parts)

@@ -1,9 +1,11 @@
 """Measures against scikit-learn's, and the evaluation of a model on rows it has not seen."""
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -161,6 +163,68 @@ def test_the_page_shows_the_figures_and_runs_nothing(bundle, shop_sample, tmp_pa
     page = (tmp_path / "evaluation.html").read_text()
     assert f"{found.auc:.4f}" in page and "AUC of the rates by city" in page
     assert "<b>orders" not in page and "&lt;b&gt;orders" in page and "<script" not in page
+
+
+def test_the_lift_counts_each_tenth_from_the_top():
+    labels, scores, _ = draw(2000)
+    order = np.argsort(-scores, kind="stable")
+    parts = metrics.lift(labels, scores)
+    expected = [labels[order][n * 200 : n * 200 + 200].mean() for n in range(10)]
+    assert [part["rate"] for part in parts] == pytest.approx(expected)
+    assert [part["lift"] for part in parts] == pytest.approx([rate / labels.mean() for rate in expected])
+    assert [part["gain"] for part in parts] == pytest.approx(np.cumsum(expected) * 200 / labels.sum())
+    assert [(p["score_to"], p["score_from"]) for p in parts] == [
+        (scores[order][n * 200], scores[order][n * 200 + 199]) for n in range(10)
+    ]
+
+
+def test_the_lift_does_not_depend_on_the_order_of_equal_scores():
+    labels, scores, _ = draw(1000, ties=True)
+    shuffled = np.random.default_rng(3).permutation(1000)
+    there, back = metrics.lift(labels, scores), metrics.lift(labels[shuffled], scores[shuffled])
+    assert [part["positives"] for part in there] == pytest.approx([part["positives"] for part in back])
+    assert [part["lift"] for part in metrics.lift(labels, np.full(1000, 0.5))] == pytest.approx([1.0] * 10)
+    few = metrics.lift(np.array([1.0, 0.0, 1.0]), np.array([0.9, 0.5, 0.1]))
+    assert [(part["rows"], part["positives"], part["gain"]) for part in few] == [(1, 1, 0.5), (1, 0, 0.5), (1, 1, 1)]
+
+
+def test_every_measure_has_its_interval():
+    labels, scores, _ = draw(3000)
+    found = metrics.intervals(labels, scores, repeats=100)
+    assert found["auc"] == metrics.auc_interval(labels, scores, repeats=100)  # the same draws
+    assert found["log_loss"].value == metrics.log_loss(labels, scores)
+    assert found["brier"].value == metrics.brier(labels, scores) and found["ece"].value == metrics.ece(labels, scores)
+    # The mean of n rows has a standard error of its own; a 95 % interval is nearly four of them wide.
+    error = ((scores - labels) ** 2).std() / np.sqrt(3000)
+    assert (found["brier"].high - found["brier"].low) == pytest.approx(3.92 * error, rel=0.35)
+    drawn = np.random.default_rng(7).integers(0, 3000, 3000)
+    one = metrics.intervals(labels, scores, repeats=1)
+    assert one["log_loss"].low == pytest.approx(metrics.log_loss(labels[drawn], scores[drawn]))
+    assert one["ece"].low == pytest.approx(metrics.ece(labels[drawn], scores[drawn]))
+
+
+def test_the_pictures_show_the_curve_the_importance_the_calibration_and_the_lift(bundle, shop_sample, tmp_path):
+    result = read(evaluate(bundle, shop_sample, tmp_path))
+    page = (tmp_path / "evaluation.html").read_text()
+    names = {path.stem for path in tmp_path.glob("*.svg")}
+    history = bundle.lineage["history"]
+    assert names == {f"learning_curve_{metric}" for metric in history} | {"importance", "calibration", "lift"}
+    for name in names:
+        svg = (tmp_path / f"{name}.svg").read_text()
+        assert ElementTree.fromstring(svg).tag.endswith("svg") and svg in page
+    for metric, values in history.items():
+        lines = re.findall(r'polyline points="([^"]*)"', (tmp_path / f"learning_curve_{metric}.svg").read_text())
+        assert [len(line.split()) for line in lines] == [len(values), 2]
+    assert sum(result["importance"].values()) == pytest.approx(1.0)
+    assert list(result["importance"]) == sorted(result["importance"], key=lambda name: -result["importance"][name])
+    gains = Scorer(bundle)._booster.get_score(importance_type="total_gain")
+    assert next(iter(result["importance"])) == max(gains, key=gains.get)
+    svg = (tmp_path / "importance.svg").read_text()
+    assert svg.count("<rect") == len(DATASET.feature_list) and all(f.name in svg for f in DATASET.feature_list)
+    assert sum(part["rows"] for part in result["lift"]) == result["rows"] and result["lift"][-1]["gain"] == 1.0
+    assert (tmp_path / "calibration.svg").read_text().count("<circle") == len(result["reliability"])
+    for low, high in result["intervals"].values():
+        assert low < high
 
 
 def test_the_baseline_is_the_rate_of_each_group(bundle, tmp_path):

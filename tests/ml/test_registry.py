@@ -78,7 +78,9 @@ def state(registry, name):
 # --- the life of a version --------------------------------------------------------------------------------------------
 
 
-def test_a_version_holds_what_was_made_from_what(registry, name, shop_model, shop_sample, example, evaluation):
+def test_a_version_holds_what_was_made_from_what(
+    registry, name, shop_model, shop_sample, example, evaluation, tmp_path
+):
     version = registry.register(name, shop_model, example, evaluation=evaluation, lineage={"dag_id": "train"})
     assert (version.name, version.version, version.model_id) == (name, "1", shop_model.model_id)
     assert registry.version(name, alias=CHALLENGER) == registry.version(name, "1") == version
@@ -97,7 +99,15 @@ def test_a_version_holds_what_was_made_from_what(registry, name, shop_model, sho
         assert run.data.metrics["test_auc"] == evaluation.auc
         assert run.data.metrics["baseline_auc"] == evaluation.baseline_auc
         kept = {item.path for item in client.list_artifacts(version.run_id, "evaluation")}
-    assert kept == {"evaluation/evaluation.html", "evaluation/evaluation.json"}
+        picture = Path(
+            client.download_artifacts(version.run_id, "evaluation/learning_curve_logloss.svg", str(tmp_path))
+        )
+    pictures = {"learning_curve_logloss", "importance", "calibration", "lift"}
+    assert {f"evaluation/{name}.svg" for name in pictures} < kept
+    assert {name for name in kept if not name.endswith(".svg")} == {
+        "evaluation/evaluation.html", "evaluation/evaluation.json"
+    }  # fmt: skip
+    assert f"kept: {shop_model.rounds} rounds" in picture.read_text()
 
 
 def test_everyones_tools_load_the_model_and_its_example(registry, name, shop_model, example):

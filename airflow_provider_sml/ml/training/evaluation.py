@@ -1,12 +1,15 @@
 """The evaluation of a model on days that lie after everything it was trained on.
 
-Measures with intervals, calibration, slices, a plain baseline (the label's rate by a few columns in the training rows)
-and, where there is one, the champion on the very same rows. Written as ``evaluation.json`` and as one HTML page.
+Measures with intervals, calibration, lift, slices, a plain baseline (the label's rate by a few columns in the training
+rows) and, where there is one, the champion on the very same rows. Written as ``evaluation.json``, as one HTML page, and
+its pictures as SVG files beside it, which all go to MLflow with the version.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +21,16 @@ import pyarrow as pa
 from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer, recalibrate
+from airflow_provider_sml.ml.chart import Series, bar_chart, line_chart
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.expressions import identifier
 from airflow_provider_sml.ml.page import Page
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training import data, metrics
 from airflow_provider_sml.refs import EvaluationRef, SampleRef
+
+#: Features in the picture of their importance.
+MOST_FEATURES = 20
 
 
 def evaluate(
@@ -52,9 +59,10 @@ def evaluate(
     test = pa.concat_tables([storage.read_table(path) for path in files]) if files else pa.table({})
     labels = _labels(test, sample)
     _known([*baseline, *slices], test.column_names)
-    raw = Scorer(bundle).raw_scores(data.matrix(test, bundle.dataset.feature_list))
+    scorer = Scorer(bundle)
+    raw = scorer.raw_scores(data.matrix(test, bundle.dataset.feature_list))
     scores = recalibrate(raw, bundle.recalibration or 1.0)
-    interval = metrics.auc_interval(labels, scores)
+    intervals = metrics.intervals(labels, scores)
     manifest = read_manifest(sample)
     result: dict[str, Any] = {
         "model": bundle.name,
@@ -63,11 +71,12 @@ def evaluate(
         "rows": len(labels),
         "label_rate": float(labels.mean()),
         "mean_score": float(scores.mean()),
-        "auc": asdict(interval),
-        "log_loss": metrics.log_loss(labels, scores),
-        "brier": metrics.brier(labels, scores),
-        "ece": metrics.ece(labels, scores),
+        "auc": asdict(intervals["auc"]),
+        **{name: intervals[name].value for name in ("log_loss", "brier", "ece")},
+        "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
         "reliability": metrics.reliability(labels, scores),
+        "lift": metrics.lift(labels, scores),
+        "importance": scorer.importance(),
         "recalibration": {
             "model": bundle.recalibration,
             "sample": manifest.get("recalibration", 1.0),
@@ -82,14 +91,17 @@ def evaluate(
         result["champion"] = _against(test, labels, scores, *champion)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1))
-    (folder / "evaluation.html").write_text(_page(result))
+    pictures = _pictures(result, bundle)
+    for name, (_, svg) in pictures.items():
+        (folder / f"{name}.svg").write_text(svg)
+    (folder / "evaluation.html").write_text(_page(result, pictures))
     return EvaluationRef(
         uri=str(folder),
         model_id=bundle.model_id,
         rows=len(labels),
-        auc=round(interval.value, 6),
-        auc_low=round(interval.low, 6),
-        auc_high=round(interval.high, 6),
+        auc=round(intervals["auc"].value, 6),
+        auc_low=round(intervals["auc"].low, 6),
+        auc_high=round(intervals["auc"].high, 6),
         baseline_auc=round(result["baseline"]["auc"], 6) if result["baseline"] else None,
         ece=round(result["ece"], 6),
     )
@@ -190,15 +202,40 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _page(result: dict[str, Any]) -> str:
-    auc = result["auc"]
+def _pictures(result: dict[str, Any], bundle: Bundle) -> dict[str, tuple[str, str]]:
+    """Heading and SVG of each picture, by the name of its file."""
+    pictures = {}
+    for metric, values in bundle.lineage.get("history", {}).items():
+        curve = Series(metric, [(float(n), value) for n, value in enumerate(values, 1)], dots=len(values) == 1)
+        finite = [value for value in values if math.isfinite(value)]
+        kept = [(float(bundle.rounds), value) for value in (min(finite), max(finite))] if finite else []
+        chart = line_chart([curve, Series(f"kept: {bundle.rounds} rounds", kept, dashed=True)], "round", metric)
+        pictures["learning_curve_" + re.sub(r"[^A-Za-z0-9]+", "_", metric)] = (f"Learning curve, {metric}", chart)
+    shown = list(result["importance"].items())[:MOST_FEATURES]
+    pictures["importance"] = ("Importance", bar_chart(shown, "share of the total gain"))
+    seen = [(b["score"], b["rate"]) for b in result["reliability"]]
+    even = Series("as scored", [(0.0, 0.0), (1.0, 1.0)], dashed=True)
+    pictures["calibration"] = ("Calibration", line_chart([Series("observed", seen, dots=True), even], "score", "rate"))
+    taken = np.cumsum([0] + [part["rows"] for part in result["lift"]]) / result["rows"]
+    gained = list(zip(taken.tolist(), [0.0] + [part["gain"] for part in result["lift"]], strict=True))
+    chance = Series("at random", [(0.0, 0.0), (1.0, 1.0)], dashed=True)
+    gain = line_chart([Series("by score", gained, dots=True), chance], "share of rows", "share of positives")
+    pictures["lift"] = ("Lift", gain)
+    return {name: picture for name, picture in pictures.items() if picture[1]}
+
+
+def _page(result: dict[str, Any], pictures: dict[str, tuple[str, str]]) -> str:
+    def measured(name: str, value: float) -> str:
+        low, high = result["intervals"][name]
+        return f"{value:.4f} [{low:.4f}, {high:.4f}]"
+
     page = Page(f"Evaluation of {result['model']}")
     page.text(f"Model {result['model_id']} on {result['rows']:,} rows from {' to '.join(result['window'])}.")
     rows: list[tuple[str, Any]] = [
-        ("AUC", f"{auc['value']:.4f} [{auc['low']:.4f}, {auc['high']:.4f}]"),
-        ("Log loss", result["log_loss"]),
-        ("Brier score", result["brier"]),
-        ("Expected calibration error", result["ece"]),
+        ("AUC", measured("auc", result["auc"]["value"])),
+        ("Log loss", measured("log_loss", result["log_loss"])),
+        ("Brier score", measured("brier", result["brier"])),
+        ("Expected calibration error", measured("ece", result["ece"])),
         ("Label rate", result["label_rate"]),
         ("Mean score", result["mean_score"]),
     ]
@@ -211,14 +248,41 @@ def _page(result: dict[str, Any]) -> str:
         shown = f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
         rows.append((f"AUC minus that of champion {champion['version']}", shown))
     page.table(["Measure", "Value"], rows)
-    page.heading("Calibration")
-    page.table(
-        ["Scores", "Rows", "Mean score", "Observed rate"],
-        [(f"{b['from']:.1f} to {b['to']:.1f}", b["rows"], b["score"], b["rate"]) for b in result["reliability"]],
-    )
+    page.text("In brackets: 95 % bootstrap intervals.", "note")
+    for name, (heading, svg) in pictures.items():
+        page.heading(heading).figure(svg)
+        if name == "calibration":
+            _calibration(page, result)
+        elif name == "lift":
+            _lift(page, result)
     page.heading("Slices")
     page.table(
         ["Slice", "Rows", "Label rate", "AUC", "ECE"],
         [(f"{s['column']} = {s['value']}", s["rows"], s["label_rate"], s["auc"], s["ece"]) for s in result["slices"]],
     )
     return page.render()
+
+
+def _calibration(page: Page, result: dict[str, Any]) -> None:
+    page.table(
+        ["Scores", "Rows", "Mean score", "Observed rate"],
+        [(f"{b['from']:.1f} to {b['to']:.1f}", b["rows"], b["score"], b["rate"]) for b in result["reliability"]],
+    )
+
+
+def _lift(page: Page, result: dict[str, Any]) -> None:
+    page.table(
+        ["Rows by score", "Rows", "Scores", "Positives", "Rate", "Lift", "Gain"],
+        [
+            (
+                f"part {p['part']} of {len(result['lift'])}",
+                p["rows"],
+                f"{p['score_from']:.4f} to {p['score_to']:.4f}",
+                f"{p['positives']:,.1f}",
+                p["rate"],
+                p["lift"],
+                p["gain"],
+            )
+            for p in result["lift"]
+        ],
+    )

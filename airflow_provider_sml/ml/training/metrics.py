@@ -98,6 +98,69 @@ def auc_interval(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, see
     return _interval(ranking.auc(), [ranking.auc(weights) for weights in _draws(len(labels), repeats, seed)])
 
 
+def intervals(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, seed: int = 7) -> dict[str, Interval]:
+    """AUC, log loss, Brier score and ECE, each with its bootstrap interval, all from the same draws.
+
+    :param labels: shape (n,).
+    :param scores: shape (n,).
+    :param repeats: bootstrap draws.
+    :param seed: of the draws.
+    :returns: by name: ``auc``, ``log_loss``, ``brier``, ``ece``.
+    """
+    ranking, rows, bins = _Ranking(labels, scores), len(labels), 10
+    clipped = np.clip(scores, 1e-15, 1 - 1e-15)
+    losses = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))
+    squares, index = (scores - labels) ** 2, np.minimum((scores * bins).astype(int), bins - 1)
+
+    def measures(weights: np.ndarray) -> tuple[float, ...]:
+        # A bin's weight times the distance of its means is the distance of its sums.
+        apart = np.abs(np.bincount(index, weights * (scores - labels), bins)).sum() / rows
+        return ranking.auc(weights), float(weights @ losses) / rows, float(weights @ squares) / rows, float(apart)
+
+    names = ("auc", "log_loss", "brier", "ece")
+    values = (ranking.auc(), log_loss(labels, scores), brier(labels, scores), ece(labels, scores, bins))
+    drawn = [measures(weights) for weights in _draws(rows, repeats, seed)]
+    return {
+        name: _interval(value, list(column))
+        for name, value, column in zip(names, values, zip(*drawn, strict=True), strict=True)
+    }
+
+
+def lift(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[dict[str, Any]]:
+    """What is found by taking the rows of the highest scores first, tenth by tenth.
+
+    A tenth's lift is its label rate over the rate of all rows; the gain is the share of all positives found so far
+    (Witten, Frank and Hall, "Data Mining", third edition, section 5.7, "Lift charts"). Rows of one score have no order
+    among themselves, so each counts with the label rate of that score; a tenth may hold fractions of a positive.
+
+    :param labels: shape (n,), of both classes.
+    :param scores: shape (n,).
+    :param bins: number of parts; as many as there are rows where that is less.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    sizes = np.diff(np.r_[starts, len(ordered)])
+    expected = np.repeat(np.add.reduceat(labels[order].astype(float), starts) / sizes, sizes)
+    overall, total, found, parts = float(labels.mean()), float(labels.sum()), 0.0, []
+    for number, part in enumerate(np.array_split(np.arange(len(ordered)), min(bins, len(ordered)))):
+        positives = float(expected[part].sum())
+        found += positives
+        parts.append(
+            {
+                "part": number + 1,
+                "rows": len(part),
+                "score_from": float(ordered[part[-1]]),
+                "score_to": float(ordered[part[0]]),
+                "positives": positives,
+                "rate": positives / len(part),
+                "lift": positives / len(part) / overall,
+                "gain": found / total,
+            }
+        )
+    return parts
+
+
 def auc_difference(
     labels: np.ndarray, scores: np.ndarray, others: np.ndarray, repeats: int = 200, seed: int = 7
 ) -> Interval:
