@@ -1,6 +1,7 @@
 """Training on real Dask clusters: the same bytes twice, early stopping, and a clear end for all that goes wrong."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -169,6 +170,19 @@ def test_progress_is_told_and_the_lineage_is_kept(local, shop_sample, tmp_path):
     kept = Bundle.read(Path(model.uri)).lineage
     assert (kept["sample_id"], kept["snapshot_id"]) == (shop_sample.sample_id, shop_sample.snapshot_id)
     assert kept["params"]["max_depth"] == 3 and kept["params"]["seed"] == 7 and kept["contract"] == DATASET.hash
+
+
+def test_the_speed_is_that_of_all_workers_together(processes, shop_sample, tmp_path):
+    lines, told = [], None
+    model = fit(processes, shop_sample, tmp_path, lines, workers=2, rounds=200, early_stopping=200)
+    deadline = time.monotonic() + 10
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.05)
+        told = next((match for line in lines if (match := re.search(r"^round 200 .* ([\d,]+) rows/s", line))), None)
+    seconds = Bundle.read(Path(model.uri)).lineage["boosting_seconds"]
+    boosted = float(told[1].replace(",", "")) * seconds
+    # the lineage has tenths of a second
+    assert boosted == pytest.approx(shop_sample.rows["train"] * 200, rel=0.15 + 0.05 / seconds)
 
 
 # --- odd rows ---------------------------------------------------------------------------------------------------------

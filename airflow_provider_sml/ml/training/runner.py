@@ -150,7 +150,7 @@ def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome
         around.log(f"memory: {plan}")
     zeros, ones = _check_labels(data.label_counts(work.train_files[rank]))
     weights = label_weights(work.settings.get("class_weights"), zeros, ones)
-    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache, weights, around.margins), around)
+    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache, weights, around.margins), zeros + ones, around)
     return Outcome(loop.run(), loop.state, plan, weights)
 
 
@@ -213,12 +213,13 @@ def resolve_device(wanted: str) -> str:
 
 @dataclass
 class _Loop:
-    """The rounds."""
+    """The rounds; ``rows`` are the training rows of all ranks, of which ``train`` holds this one's."""
 
     work: Work
     rank: int
     train: Any
     validate: Any
+    rows: int
     around: _Surroundings
     state: State = field(init=False)
 
@@ -324,6 +325,6 @@ class _Loop:
         most = self.work.settings["rounds"]
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in last.items())
         self.around.log(
-            f"round {self.state.rounds} of at most {most}: {metrics}, {self.train.num_row() * speed:,.0f} rows/s, "
+            f"round {self.state.rounds} of at most {most}: {metrics}, {self.rows * speed:,.0f} rows/s, "
             f"at most {(most - self.state.rounds) / speed:.0f} s left"
         )
