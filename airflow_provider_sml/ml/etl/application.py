@@ -372,8 +372,8 @@ def day_text(files: list[str], pattern: str) -> Column:
 
 
 def checked(frame: DataFrame, plan: dict[str, Any], files: list[str]) -> DataFrame:
-    """All rows: repaired columns, ``_reasons`` ("" means good), ``_repairs``, ``_raw`` of bad rows, ``_file_day``,
-    ``_day`` (of the event) and ``_tie`` (a hash of the content)."""
+    """All rows: repaired columns, ``_reasons`` ("" means good), ``_repairs``, ``_raw`` of bad rows, ``_file_day`` and
+    ``_day`` (of the event)."""
     columns = plan["columns"]
     names = [item["name"] for item in columns]
     moment = column(plan["event_time"])
@@ -420,8 +420,12 @@ def checked(frame: DataFrame, plan: dict[str, Any], files: list[str]) -> DataFra
         "_file",
         "_file_day",
         F.when(good, event_day).alias("_day"),
-        F.xxhash64(*[column(name) for name in names]).alias("_tie"),
     )
+
+
+def content(plan: dict[str, Any]) -> Column:
+    """A hash of a row's content, which tells rows apart that agree in all else; most rows never need it."""
+    return F.xxhash64(*[column(item["name"]) for item in plan["columns"]])
 
 
 def without_duplicates(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
@@ -434,7 +438,7 @@ def without_duplicates(frame: DataFrame, plan: dict[str, Any]) -> DataFrame:
     if not several.take(1):
         several.unpersist()
         return frame
-    order = Window.partitionBy(*groups).orderBy(column(plan["event_time"]).desc(), F.col("_tie").desc())
+    order = Window.partitionBy(*groups).orderBy(column(plan["event_time"]).desc(), content(plan).desc())
     suspects = keyed.join(several, "_k", "left_semi").withColumn("_n", F.row_number().over(order))
     duplicate = F.col("_n") > 1
     shown = [column(item["name"]) for item in plan["columns"] if not item["private"]]
@@ -578,11 +582,11 @@ def placed(
             schema = "_hd string, _hk bigint, _places array<int>"
             salted = F.broadcast(frame.sparkSession.createDataFrame(places, schema))
             condition = (F.col("_day").cast("string") == F.col("_hd")) & (F.col("_k") == F.col("_hk"))
-            frame = frame.join(salted, condition, "left")
+            frame = frame.join(salted, condition, "left").withColumn("_tie", content(plan))
             shard = F.expr("CASE WHEN _places IS NULL THEN CAST(pmod(_k, _f) AS INT) "
                            "ELSE _places[CAST(pmod(_tie, size(_places)) AS INT)] END")  # fmt: skip
     frame = frame.withColumns({"_p": F.col("_day"), "_s": shard})
-    return frame.drop("_k", "_f", "_hd", "_hk", "_places"), told
+    return frame.drop("_k", "_f", "_hd", "_hk", "_places", "_tie"), told
 
 
 def heavy_places(frame: DataFrame, rows: dict[str, int], several: dict[str, int]) -> list[tuple[str, int, list[int]]]:
@@ -685,7 +689,7 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     good_by_day = {day: told["rows_good"] for day, told in counts["days"].items() if told["rows_good"]}
     print(f"read {sum(day['rows_in'] for day in counts['days'].values())} rows of {len(files)} files", flush=True)
     good, planned = placed(rows.where("_reasons = ''"), plan, good_by_day, input_bytes)
-    good = good.drop("_reasons", "_repairs", "_raw", "_file", "_file_day", "_day", "_tie")
+    good = good.drop("_reasons", "_repairs", "_raw", "_file", "_file_day", "_day")
     print(f"planned {json.dumps(planned)}", flush=True)
     for join, (looked_up, _) in zip(plan["joins"], joins):
         good = (
