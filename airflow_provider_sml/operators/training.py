@@ -58,6 +58,8 @@ class TrainXGBoostOperator(SmlOperator):
         champion yet, the training starts from nothing as well.
     :param name: registered model of ``warm_start``; the dataset's name when empty.
     :param mlflow: address or folder of MLflow, or the id of its connection, for ``warm_start``.
+    :param usd_per_hour: what one worker costs in an hour; the log and the lineage then tell in USD too what
+        interruptions cost and what checkpoints spared.
     """
 
     template_fields: Sequence[str] = (
@@ -83,9 +85,11 @@ class TrainXGBoostOperator(SmlOperator):
         warm_start: Any = "",
         name: str = "",
         mlflow: str = MlflowHook.default_conn_name,
+        usd_per_hour: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.usd_per_hour = usd_per_hour
         self.sample = sample
         self.dataset = dataset
         self.hyperparameters = hyperparameters or {}
@@ -125,6 +129,7 @@ class TrainXGBoostOperator(SmlOperator):
             interruptions=self.interruptions,
             machine=self.machine,
             warm_start=self._start(self.name or dataset.name),
+            usd_per_hour=self.usd_per_hour,
         )
         with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
             model = train(training, client, models, lambda line: self.log.info("%s", line))

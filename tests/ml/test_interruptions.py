@@ -22,7 +22,9 @@ from airflow_provider_sml.ml.training import interruption
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
 from airflow_provider_sml.ml.training.cluster import cluster
 from airflow_provider_sml.ml.training.memory import plan_memory
+from airflow_provider_sml.ml.training.ranks import Told
 from airflow_provider_sml.ml.training.runner import InterruptedTraining, Work, resolve_device, run_rank
+from airflow_provider_sml.ml.training.toll import Toll
 from airflow_provider_sml.ml.training.trainer import DEFAULTS, Training, train
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS
@@ -180,7 +182,9 @@ def test_a_killed_driver_goes_on_to_the_same_bytes(shop_sample, tmp_path):
 def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_path):
     settings = PARAMS | RANDOM | {"rounds": 240, "early_stopping": 240}
     whole_training = Training(DATASET, shop_sample, settings, 2, every=20)
-    training = replace(whole_training, checkpoint=tmp_path / "ckpt", seconds=0, interruptions=5, patience=20)
+    training = replace(
+        whole_training, checkpoint=tmp_path / "ckpt", seconds=0, interruptions=5, patience=20, usd_per_hour=9
+    )
     path = tmp_path / "ckpt" / f"{training.model_id}.ubj"
     lines, killed, ended = [], [], threading.Event()
 
@@ -213,9 +217,34 @@ def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_
             continue
     assert killed and model.digest == whole.digest
     assert sum("going on from the checkpoint" in line for line in lines) >= 1
-    assert Bundle.read(Path(model.uri)).digest == whole.digest
-    assert not path.exists()
+    kept = Bundle.read(Path(model.uri))
+    assert kept.digest == whole.digest and not path.exists()
+    toll = kept.lineage
+    assert toll["rounds_regained"] >= 20 and toll["seconds_regained"] > 0  # an attempt went on from a checkpoint
+    assert toll["usd_lost"] == pytest.approx((toll["seconds_lost"] + toll["seconds_waited"]) * 18 / 3600, abs=1e-3)
+    assert sum("lost: " in line and "regained: " in line for line in lines) >= 1
+    assert Bundle.read(Path(whole.uri)).lineage["rounds_regained"] == 0
     assert not [pid for pid in killed if psutil.pid_exists(pid)]
+
+
+def test_the_toll_of_an_interruption():
+    attempt = Told(lambda line: None)
+    attempt.started -= 100
+    attempt("round 70 of at most 300: auc 0.7")
+    toll = Toll()
+    toll.regain(State("t1", rounds=10, seconds=4.0))
+    toll.interruptions += 1
+    toll.lose(attempt, State("t1", rounds=10, seconds=4.0), State("t1", rounds=50, seconds=64.0))
+    toll.regain(State("t1", rounds=50, seconds=64.0))
+    toll.seconds_waited += 20
+    # of 100 s 60 are in the checkpoint; two attempts had not to make 10 and 50 rounds
+    assert toll.figures() == {
+        "interruptions": 1, "rounds_lost": 20, "seconds_lost": 40.0, "seconds_waited": 20,
+        "rounds_regained": 60, "seconds_regained": 68.0,
+    }  # fmt: skip
+    assert toll.told(36.0) == "lost: 20 rounds, 60 s, USD 0.6000; regained: 60 rounds, 68 s, USD 0.6800"
+    toll.lose(attempt, None, None)
+    assert toll.rounds_lost == 90
 
 
 # --- the checkpoint ---------------------------------------------------------------------------------------------------

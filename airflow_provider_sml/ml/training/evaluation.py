@@ -27,6 +27,7 @@ from airflow_provider_sml.ml.expressions import identifier
 from airflow_provider_sml.ml.page import Page
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training import data, metrics
+from airflow_provider_sml.ml.training.toll import TOLL, told
 from airflow_provider_sml.refs import EvaluationRef, SampleRef
 
 #: Features in the picture of their importance.
@@ -86,6 +87,7 @@ def evaluate(
         "baseline": _baseline(sample, test, labels, scores, baseline) if baseline else None,
         "slices": _slices(test, labels, scores, slices, min_rows),
         "champion": None,
+        "toll": {key: value for key, value in bundle.lineage.items() if key in TOLL},
     }
     if champion is not None:
         result["champion"] = _against(test, labels, scores, *champion)
@@ -248,6 +250,15 @@ def _page(result: dict[str, Any], pictures: dict[str, tuple[str, str]]) -> str:
         shown = f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
         rows.append((f"AUC minus that of champion {champion['version']}", shown))
     page.table(["Measure", "Value"], rows)
+    if champion and not champion["comparable"]:
+        missing = ", ".join(champion["missing"])
+        page.text(f"Not compared with champion {champion['version']}: the test rows lack {missing}.", "bad")
+    if (toll := result["toll"]).get("interruptions") or toll.get("rounds_regained"):
+        tries = "" if toll["interruptions"] else ", and went on from an earlier try's checkpoint"
+        page.text(
+            f"The last try of the training survived {toll['interruptions']} interruptions{tries}. "
+            f"{told(toll).capitalize()}."
+        )
     page.text("In brackets: 95 % bootstrap intervals.", "note")
     for name, (heading, svg) in pictures.items():
         page.heading(heading).figure(svg)

@@ -28,6 +28,7 @@ from airflow_provider_sml.ml.training.cluster import wait_for_workers
 from airflow_provider_sml.ml.training.params import CLASSES, booster_params, check_own
 from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
 from airflow_provider_sml.ml.training.runner import Outcome, Work, draws_at_random
+from airflow_provider_sml.ml.training.toll import Toll
 from airflow_provider_sml.ml.training.warm_start import WarmStart
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
@@ -58,6 +59,7 @@ class Training:
     :param patience: seconds to wait for new workers after an interruption.
     :param machine: where the workers run, for notices of interruption: ``ec2``, ``gce`` or empty.
     :param warm_start: the version that the rounds come on top of; None to start from nothing.
+    :param usd_per_hour: what one worker costs in an hour, for what interruptions cost; 0 when it is not known.
     """
 
     dataset: Dataset
@@ -71,6 +73,7 @@ class Training:
     patience: float = 300.0
     machine: str = ""
     warm_start: WarmStart | None = None
+    usd_per_hour: float = 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -223,14 +226,15 @@ def check_settings(training: Training) -> None:
 
 
 def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:
-    """Train on the cluster, and go on from the checkpoint when workers are lost; gives what it cost besides."""
+    """Train on the cluster, and go on from the checkpoint when workers are lost; gives what that cost besides."""
     folder, training_id = training.checkpoint, training.model_id
     checkpoint = Checkpoint(folder / f"{training_id}.ubj", training_id) if folder else None
     work = _work(training, checkpoint)
-    cost: dict[str, Any] = {"interruptions": 0, "rounds_lost": 0, "seconds_waited": 0.0}
+    toll, hour = Toll(), training.usd_per_hour * training.workers
     while True:
         start = checkpoint.read() if checkpoint else None
         if start:
+            toll.regain(start[1])
             log(f"going on from the checkpoint of round {start[1].rounds}")
         elif version := training.warm_start:
             log(f"starting from the {version.bundle.rounds} rounds of {version.name} version {version.version}")
@@ -238,21 +242,21 @@ def _run(training: Training, client: Client, log: Callable[[str], None]) -> tupl
         try:
             outcome = attempt(client, replace(work, start=start), told)
         except LostWorkerError as error:
-            cost["interruptions"] += 1
-            if checkpoint is None or cost["interruptions"] > training.interruptions:
+            toll.interruptions += 1
+            if checkpoint is None or toll.interruptions > training.interruptions:
                 raise
             reached = checkpoint.read()
-            kept = reached[1].rounds if reached else 0
-            log(
-                f"{error.message}; {max(told.rounds - kept, 0)} rounds are lost, waiting for {training.workers} workers"
-            )
+            toll.lose(told, start[1] if start else None, reached[1] if reached else None)
+            log(f"{error.message}; {toll.told(hour)}; waiting for {training.workers} workers")
             waited = time.monotonic()
             wait_for_workers(client, training.workers, training.patience)
-            cost["seconds_waited"] += round(time.monotonic() - waited, 1)
+            toll.seconds_waited += time.monotonic() - waited
         else:
             if checkpoint:
                 checkpoint.remove()
-            return outcome, cost
+            if toll.interruptions or toll.rounds_regained:
+                log(f"{toll.interruptions} interruptions survived; {toll.told(hour)}")
+            return outcome, toll.figures(hour)
 
 
 def _work(training: Training, checkpoint: Checkpoint | None) -> Work:
