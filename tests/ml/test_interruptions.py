@@ -179,6 +179,7 @@ def test_a_killed_driver_goes_on_to_the_same_bytes(shop_sample, tmp_path):
     assert boost(resumed(todo)).model == whole.model
 
 
+@pytest.mark.timeout(900)  # it starts clusters up to seven times, each time waiting for workers that were killed
 def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_path):
     settings = PARAMS | RANDOM | {"rounds": 240, "early_stopping": 240}
     whole_training = Training(DATASET, shop_sample, settings, 2, every=20)
