@@ -228,6 +228,12 @@ def test_the_pictures_show_the_curve_the_importance_the_calibration_and_the_lift
         assert low < high
 
 
+def test_the_learning_curve_of_a_warm_start_keeps_its_own_rounds(bundle, shop_sample, tmp_path):
+    lineage = bundle.lineage | {"warm_start": {"rounds": 10}}
+    evaluate(replace(bundle, lineage=lineage), shop_sample, tmp_path)
+    assert f"kept: {bundle.rounds - 10} rounds" in (tmp_path / "learning_curve_logloss.svg").read_text()
+
+
 def test_the_baseline_is_the_rate_of_each_group(bundle, tmp_path):
     def table(cities, labels, day=0):
         some = stored_day(DAYS[day], len(cities))

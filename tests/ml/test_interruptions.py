@@ -43,6 +43,19 @@ def work(sample, folder, settings, **changes):
     return replace(whole, **changes)
 
 
+def go_after(monkeypatch, rounds):
+    """This process is told to go after so many rounds."""
+    update, done = xgboost.Booster.update, []
+
+    def counted(self, *arguments, **keywords):
+        done.append(1)
+        update(self, *arguments, **keywords)
+        if len(done) == rounds:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(xgboost.Booster, "update", counted)
+
+
 def boost(todo, lines=None):
     return run_rank(0, todo, None, 1, (lines if lines is not None else []).append)
 
@@ -59,15 +72,8 @@ def resumed(todo):
 def test_a_training_that_was_told_to_go_ends_in_the_same_bytes(shop_sample, tmp_path, settings, after, monkeypatch):
     whole = boost(work(shop_sample, tmp_path, settings))
     todo = work(shop_sample, tmp_path / "spot", settings)
-    update, rounds, handler = xgboost.Booster.update, [], signal.getsignal(signal.SIGTERM)
-
-    def counted(self, *arguments, **keywords):
-        rounds.append(1)
-        update(self, *arguments, **keywords)
-        if len(rounds) == after:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(xgboost.Booster, "update", counted)
+    handler = signal.getsignal(signal.SIGTERM)
+    go_after(monkeypatch, after)
     with pytest.raises(InterruptedTraining, match=rf"round {after}(.|\n)*SIGTERM(.|\n)*last checkpoint"):
         boost(todo)
     start = Checkpoint(todo.checkpoint, "t1").read()

@@ -1,6 +1,5 @@
 """Rounds on top of a registered version: its trees stay, an interruption changes no byte, a misfit is refused."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from airflow_provider_sml.ml.training.cluster import cluster
 from airflow_provider_sml.ml.training.runner import InterruptedTraining
 from airflow_provider_sml.ml.training.trainer import Training, train
 from airflow_provider_sml.ml.training.warm_start import WarmStart
-from tests.ml.test_interruptions import PLAIN, RANDOM, boost, resumed, work
+from tests.ml.test_interruptions import PLAIN, RANDOM, boost, go_after, resumed, work
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS, make_sample, rows_of
 
@@ -99,15 +98,7 @@ def test_what_stops_the_rounds_is_the_loss_of_the_whole_model(local, shop_sample
 def test_an_interruption_changes_no_byte(shop_sample, tmp_path, settings, after, monkeypatch, version):
     whole = boost(work(shop_sample, tmp_path, settings, base=version.bundle.model))
     todo = work(shop_sample, tmp_path / "spot", settings, base=version.bundle.model)
-    update, rounds = xgboost.Booster.update, []
-
-    def counted(self, *arguments, **keywords):
-        rounds.append(1)
-        update(self, *arguments, **keywords)
-        if len(rounds) == after:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(xgboost.Booster, "update", counted)
+    go_after(monkeypatch, after)
     with pytest.raises(InterruptedTraining, match=f"round {after}"):
         boost(todo)
     again = boost(resumed(todo))

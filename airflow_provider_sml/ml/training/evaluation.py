@@ -207,11 +207,13 @@ def _number(value: float) -> float | None:
 def _pictures(result: dict[str, Any], bundle: Bundle) -> dict[str, tuple[str, str]]:
     """Heading and SVG of each picture, by the name of its file."""
     pictures = {}
+    start = bundle.lineage.get("warm_start") or {}
+    rounds = bundle.rounds - start.get("rounds", 0)  # the history is that of the new rounds
     for metric, values in bundle.lineage.get("history", {}).items():
         curve = Series(metric, [(float(n), value) for n, value in enumerate(values, 1)], dots=len(values) == 1)
         finite = [value for value in values if math.isfinite(value)]
-        kept = [(float(bundle.rounds), value) for value in (min(finite), max(finite))] if finite else []
-        chart = line_chart([curve, Series(f"kept: {bundle.rounds} rounds", kept, dashed=True)], "round", metric)
+        kept = [(float(rounds), value) for value in (min(finite), max(finite))] if finite else []
+        chart = line_chart([curve, Series(f"kept: {rounds} rounds", kept, dashed=True)], "round", metric)
         pictures["learning_curve_" + re.sub(r"[^A-Za-z0-9]+", "_", metric)] = (f"Learning curve, {metric}", chart)
     shown = list(result["importance"].items())[:MOST_FEATURES]
     pictures["importance"] = ("Importance", bar_chart(shown, "share of the total gain"))
