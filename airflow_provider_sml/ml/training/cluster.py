@@ -5,58 +5,153 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_sml.errors import ConfigurationError, JobError, require
 
 if TYPE_CHECKING:
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, Security
 
 _LOOPBACK = "127.0.0.1"
+#: Seconds between two questions to a service whether machines are missing.
+_REPLENISH_SECONDS = 5.0
 
 
-@contextmanager
-def cluster(where: str, workers: int = 1, patience: float = 60.0) -> Iterator[Client]:
-    """A client of a cluster with its workers up; what was made for it is gone afterwards.
+class Made(Protocol):
+    """A cluster that a place has made.
+
+    :param address: of its scheduler.
+    :param security: what a client needs to be let in; None where nothing is asked for.
+    """
+
+    address: str
+    security: Security | None
+
+    def replenish(self) -> None:
+        """Ask for machines in place of those that are gone; does not wait for them."""
+
+
+class Place(Protocol):
+    """A service that makes a cluster for one task, such as Kubernetes; adapters of services are in ``cloud``."""
+
+    def open(self, workers: int, spot: bool) -> AbstractContextManager[Made]:
+        """Make a cluster; on leaving, nothing of it is left, nor of one that an earlier try of the task left.
+
+        :param workers: how many machines are asked for.
+        :param spot: on spare capacity that may be taken away.
+        """
+
+
+class Cluster:
+    """A client of a cluster with its workers up; what was made for it is gone on leaving.
 
     :param where: ``local`` for one worker inside this process with all cores (the quickest on one machine),
-        ``processes`` for worker processes on this machine, or the address of a scheduler, such as ``tcp://host:8786``.
-    :param workers: worker processes, for ``processes``; how many to wait for, for a scheduler.
+        ``processes`` for worker processes on this machine, the address of a scheduler, such as ``tcp://host:8786``, or
+        a place that makes clusters.
+    :param workers: worker processes, for ``processes``; machines, for a place; how many to wait for, for a scheduler.
     :param patience: seconds to wait for the scheduler, and again for its workers.
+    :param spot: of a place: begin on spare capacity, for whose machines the caller waits.
+    :param least: workers to go on with where all do not come in time; all of them when 0.
     :raises ConfigurationError: when ``where`` is none of these, or the workers do not fit it.
     :raises JobError: when the scheduler does not answer or the workers do not come up.
     """
-    require("distributed", "dask")
-    _check(where, workers)
-    made = None if "://" in where else _start(where, workers)
-    try:
-        with _connect(made or where, where, patience) as client:
-            wait_for_workers(client, workers, patience)
-            yield client
-    finally:
-        if made is not None:
-            made.close()
+
+    def __init__(
+        self, where: str | Place, workers: int = 1, patience: float = 60.0, spot: bool = False, least: int = 0
+    ) -> None:
+        require("distributed", "dask")
+        if isinstance(where, str):
+            _check(where, workers)
+        self.where, self.workers, self.patience, self.spot = where, workers, patience, spot
+        self.least = least or workers
+        self._made: Made | None = None
+        self._held = ExitStack()
+
+    @classmethod
+    def of(cls, client: Client, workers: int) -> Cluster:
+        """A cluster that stands already and stays.
+
+        :param client: of it.
+        :param workers: how many are needed.
+        """
+        found = cls(client.scheduler.address, workers)
+        found._client = client
+        return found
+
+    @property
+    def client(self) -> Client:
+        """The client; another one after ``on_demand``."""
+        return self._client
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._open()
+            if not self.spot:
+                self.wait(self.patience)
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def wait(self, patience: float) -> int:
+        """Wait until all workers are up, in place of those that are gone.
+
+        :param patience: seconds to wait for all of them; then fewer will do, if they are not fewer than ``least``.
+        :returns: the workers that are up.
+        :raises TooFewWorkersError: when not enough of them come.
+        """
+        now = asked = time.monotonic()
+        until = now + patience
+        while (up := len(addresses(self.client))) < self.workers:
+            if (now := time.monotonic()) > until:
+                if up >= self.least:
+                    break
+                raise TooFewWorkersError(
+                    "the cluster has too few workers",
+                    expected=f"{self.least} within {patience:g} s",
+                    found=up,
+                    todo="start workers, or ask for fewer",
+                )
+            if self._made and now >= asked:
+                self._made.replenish()
+                asked = now + _REPLENISH_SECONDS
+            time.sleep(0.1)
+        return up
+
+    def on_demand(self) -> None:
+        """Give the machines of spare capacity back, and go on with as many that stay."""
+        self._held.close()
+        self.spot = False
+        self._open()
+        self.wait(self.patience)
+
+    def _open(self) -> None:
+        place: LocalCluster | str
+        security = None
+        if isinstance(self.where, str):
+            place = self.where if "://" in self.where else _start(self.where, self.workers)
+            if not isinstance(place, str):
+                self._held.callback(place.close)
+        else:
+            self._made = self._held.enter_context(self.where.open(self.workers, self.spot))
+            place, security = self._made.address, self._made.security
+        name = self.where if isinstance(self.where, str) else str(place)
+        self._client = self._held.enter_context(_connect(place, name, self.patience, security))
 
 
-def wait_for_workers(client: Client, workers: int, patience: float) -> None:
-    """Wait until a cluster has its workers again.
+@contextmanager
+def cluster(where: str | Place, workers: int = 1, patience: float = 60.0) -> Iterator[Client]:
+    """The client of a ``Cluster`` alone, for what needs no spare capacity; the parameters are those of ``Cluster``."""
+    with Cluster(where, workers, patience) as made:
+        yield made.client
 
-    :param client: of the cluster.
-    :param workers: how many.
-    :param patience: seconds to wait.
-    :raises JobError: when they do not come.
-    """
-    until = time.monotonic() + patience
-    while (up := len(addresses(client))) < workers:
-        if time.monotonic() > until:
-            raise JobError(
-                "the cluster has too few workers",
-                expected=f"{workers} within {patience:g} s",
-                found=up,
-                todo="start workers, or ask for fewer",
-            )
-        time.sleep(0.1)
+
+class TooFewWorkersError(JobError):
+    """Workers did not come in time."""
 
 
 def addresses(client: Client) -> list[str]:
@@ -119,11 +214,11 @@ def _start(where: str, workers: int) -> LocalCluster:
         raise JobError(f"the cluster {where} does not start", expected=f"{workers} workers", found=error) from error
 
 
-def _connect(place: LocalCluster | str, where: str, patience: float) -> Client:
+def _connect(place: LocalCluster | str, where: str, patience: float, security: Security | None) -> Client:
     from distributed import Client
 
     try:
-        return Client(place, timeout=patience, set_as_default=False)
+        return Client(place, timeout=patience, set_as_default=False, security=security)
     except (OSError, TimeoutError) as error:
         raise JobError(
             f"the scheduler {where} does not answer",

@@ -24,7 +24,7 @@ from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, feature_types
 from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint
-from airflow_provider_sml.ml.training.cluster import wait_for_workers
+from airflow_provider_sml.ml.training.cluster import Cluster
 from airflow_provider_sml.ml.training.params import CLASSES, booster_params, check_own
 from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
 from airflow_provider_sml.ml.training.runner import Outcome, Work, draws_at_random
@@ -98,11 +98,11 @@ class Training:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def train(training: Training, client: Client, models: Path, log: Callable[[str], None]) -> ModelRef:
+def train(training: Training, on: Client | Cluster, models: Path, log: Callable[[str], None]) -> ModelRef:
     """Train a model, or find the one trained before.
 
     :param training: what to train.
-    :param client: of the cluster.
+    :param on: the cluster, or the client of one that stays as it is.
     :param models: folder that holds the bundles.
     :param log: takes a line of progress at least every ten seconds.
     :raises ConfigurationError: when the parameters or the number of workers do not fit.
@@ -116,7 +116,7 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
         storage.remove_folder(folder)  # somebody's half of a model
         folder = None
     if folder is None:
-        bundle = fit(training, client, log)
+        bundle = fit(training, on, log)
         filled = storage.fresh_folder(name)
         bundle.write(filled)
         folder = storage.settle(filled, name)
@@ -133,11 +133,11 @@ def train(training: Training, client: Client, models: Path, log: Callable[[str],
     )
 
 
-def fit(training: Training, client: Client, log: Callable[[str], None]) -> Bundle:
+def fit(training: Training, on: Client | Cluster, log: Callable[[str], None]) -> Bundle:
     """Train a model and give it back; nothing is stored but the checkpoints, which are removed at the end.
 
     :param training: what to train.
-    :param client: of the cluster.
+    :param on: the cluster, or the client of one that stays as it is.
     :param log: takes a line of progress at least every ten seconds.
     :raises ConfigurationError: when the parameters or the number of workers do not fit.
     :raises DataError: when the rows do not allow a model.
@@ -147,7 +147,8 @@ def fit(training: Training, client: Client, log: Callable[[str], None]) -> Bundl
     import xgboost
 
     started = time.monotonic()
-    outcome, cost = _run(training, client, log)
+    cluster = on if isinstance(on, Cluster) else Cluster.of(on, training.workers)
+    outcome, cost = _run(training, cluster, log)
     return Bundle(
         name=training.dataset.name,
         model_id=training.model_id,
@@ -225,7 +226,7 @@ def check_settings(training: Training) -> None:
             )
 
 
-def _run(training: Training, client: Client, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:
+def _run(training: Training, cluster: Cluster, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:
     """Train on the cluster, and go on from the checkpoint when workers are lost; gives what that cost besides."""
     folder, training_id = training.checkpoint, training.model_id
     checkpoint = Checkpoint(folder / f"{training_id}.ubj", training_id) if folder else None
@@ -240,7 +241,7 @@ def _run(training: Training, client: Client, log: Callable[[str], None]) -> tupl
             log(f"starting from the {version.bundle.rounds} rounds of {version.name} version {version.version}")
         told = Told(log)
         try:
-            outcome = attempt(client, replace(work, start=start), told)
+            outcome = attempt(cluster.client, replace(work, start=start), told)
         except LostWorkerError as error:
             toll.interruptions += 1
             if checkpoint is None or toll.interruptions > training.interruptions:
@@ -249,7 +250,7 @@ def _run(training: Training, client: Client, log: Callable[[str], None]) -> tupl
             toll.lose(told, start[1] if start else None, reached[1] if reached else None)
             log(f"{error.message}; {toll.told(hour)}; waiting for {training.workers} workers")
             waited = time.monotonic()
-            wait_for_workers(client, training.workers, training.patience)
+            cluster.wait(training.patience)
             toll.seconds_waited += time.monotonic() - waited
         else:
             if checkpoint:
