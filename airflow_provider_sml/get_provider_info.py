@@ -74,12 +74,21 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "connection-type": "dask",
                 "hook-class-name": "airflow_provider_sml.hooks.dask.DaskHook",
-                "hook-name": "Dask scheduler",
-                "conn-fields": {},
+                "hook-name": "Dask scheduler or gateway",
+                "conn-fields": {
+                    "auth": _field(
+                        "Log-in of a gateway",
+                        "Basic takes login and password, jupyterhub and token take the password as the token",
+                        {"type": ["string", "null"], "enum": ["basic", "kerberos", "jupyterhub", "token", None]},
+                    ),
+                    "proxy_address": _field(
+                        "Proxy of a gateway", "host:port of its proxy of schedulers, where it is not at its own address"
+                    ),
+                },
                 "ui-field-behaviour": {
-                    "hidden-fields": ["login", "password", "extra"],
+                    "hidden-fields": ["extra"],
                     "relabeling": {"schema": "Protocol"},
-                    "placeholders": {"schema": "tcp or tls", "port": "8786"},
+                    "placeholders": {"schema": "tcp or tls; https or http of a Dask Gateway", "port": "8786"},
                 },
             },
         ],

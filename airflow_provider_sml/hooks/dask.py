@@ -1,4 +1,4 @@
-"""The connection to a Dask scheduler."""
+"""The connection to a Dask scheduler; that to a Dask Gateway is of the same type, and opened in ``dask_gateway``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DaskHook(BaseHook):
     conn_name_attr = "cluster"
     default_conn_name = "dask"
     conn_type = "dask"
-    hook_name = "Dask scheduler"
+    hook_name = "Dask scheduler or gateway"
 
     def __init__(self, cluster: str = default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -38,6 +38,12 @@ class DaskHook(BaseHook):
             raise ConfigurationError(
                 f"the connection {self.cluster} has no host", expected="the scheduler's host", found="none"
             )
+        if connection.schema in ("http", "https"):
+            raise ConfigurationError(
+                f"the connection {self.cluster} is one to a Dask Gateway, which is no cluster itself",
+                expected="tcp or tls as its protocol", found=connection.schema,
+                todo=f'give the cluster as {{"on": "gateway", "connection": "{self.cluster}"}}',
+            )  # fmt: skip
         return f"{connection.schema or 'tcp'}://{connection.host}:{connection.port or 8786}"
 
     def test_connection(self) -> tuple[bool, str]:
@@ -45,6 +51,8 @@ class DaskHook(BaseHook):
         if self.cluster in EMBEDDED:
             return True, f"{self.cluster}: workers are started for each task"
         try:
+            if self._is_gateway():
+                return True, f"{self.cluster}: {self._clusters()} clusters of this user"
             from distributed import Client
 
             with Client(self.get_conn(), timeout=10, set_as_default=False) as client:
@@ -52,3 +60,13 @@ class DaskHook(BaseHook):
         except Exception as error:
             return False, str(error)
         return True, f"{self.get_conn()}: {workers} workers"
+
+    def _is_gateway(self) -> bool:
+        connection = None if is_location(self.cluster) else find_connection(self.cluster, "")
+        return connection is not None and connection.schema in ("http", "https")
+
+    def _clusters(self) -> int:
+        from airflow_provider_sml.hooks.dask_gateway import DaskGatewayHook
+
+        with DaskGatewayHook(self.cluster).get_conn() as gateway:
+            return len(gateway.list_clusters())

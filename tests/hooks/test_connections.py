@@ -7,6 +7,7 @@ import pytest
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.get_provider_info import get_provider_info
 from airflow_provider_sml.hooks.dask import DaskHook
+from airflow_provider_sml.hooks.dask_gateway import DaskGatewayHook
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 
@@ -112,6 +113,49 @@ def test_a_dask_connection_without_a_host_is_refused(connect):
     connect("cluster", conn_type="dask")
     with pytest.raises(ConfigurationError, match="the connection cluster has no host"):
         DaskHook("cluster").get_conn()
+
+
+def test_a_gateway_is_no_cluster_itself(connect):
+    connect("gate", conn_type="dask", host="gateway.example.com", schema="https")
+    with pytest.raises(ConfigurationError, match=r'Dask Gateway(.|\n)*{"on": "gateway", "connection": "gate"}'):
+        DaskHook("gate").get_conn()
+    worked, said = DaskHook("gate").test_connection()
+    assert not worked and "gateway.example.com" in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "address", "header"),
+    [
+        ({"login": "ada", "password": "sesame"}, "https://g.example.com", "Basic YWRhOnNlc2FtZQ=="),
+        ({"port": 8000, "schema": "http", "extra": {"auth": "jupyterhub"}, "password": "t1"},
+         "http://g.example.com:8000", "jupyterhub t1"),
+        ({"extra": {"auth": "token", "prefix": "/gateway"}, "password": "t2"}, "https://g.example.com/gateway",
+         "Bearer t2"),
+    ],
+    ids=["basic", "jupyterhub", "token"],
+)  # fmt: skip
+def test_a_connection_says_how_to_log_in_at_a_gateway(connect, fields, address, header):
+    connect("gate", conn_type="dask", host="g.example.com", **fields)
+    with DaskGatewayHook("gate").get_conn() as gateway:
+        assert gateway.address == address
+        assert gateway.auth.pre_request(None)[0] == {"Authorization": header}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"schema": "tcp"}, "not one to a gateway"),
+        ({"extra": {"auth": "magic"}}, "basic, kerberos, jupyterhub, token"),
+        ({"login": "ada"}, "login and password"),
+        ({"extra": {"auth": "token"}}, "the token as its password"),
+        ({"extra": {"auth": "kerberos"}}, "pip install kerberos"),
+        ({"host": ""}, "has no host"),
+    ],
+)
+def test_an_incomplete_connection_to_a_gateway_is_refused(connect, fields, said):
+    connect("gate", **({"conn_type": "dask", "host": "g.example.com"} | fields))
+    with pytest.raises(ConfigurationError, match=said):
+        DaskGatewayHook("gate").get_conn()
 
 
 def test_the_button_of_dask_counts_workers_or_says_why_not(connect):
