@@ -10,13 +10,14 @@ from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.places import find_connection, is_location
 
 #: Clusters that need no connection.
-EMBEDDED = ("local", "processes")
+EMBEDDED = ("local", "processes", "cuda")
 
 
 class DaskHook(BaseHook):
     """Says where a cluster is.
 
-    :param cluster: ``local``, ``processes``, a scheduler's address, or the id of a connection of type ``dask``.
+    :param cluster: ``local``, ``processes``, ``cuda``, a scheduler's address, or the id of a connection of type
+        ``dask``.
     """
 
     conn_name_attr = "cluster"
@@ -29,7 +30,7 @@ class DaskHook(BaseHook):
         self.cluster = cluster
 
     def get_conn(self) -> str:
-        """What ``ml.training.cluster`` takes: ``local``, ``processes`` or an address."""
+        """What ``ml.training.cluster`` takes: ``local``, ``processes``, ``cuda`` or an address."""
         if self.cluster in EMBEDDED or is_location(self.cluster):
             return self.cluster
         connection = find_connection(self.cluster, "")

@@ -123,7 +123,7 @@ def _cluster(value: str) -> str:
     return value
 
 
-_A_CLUSTER = "local, processes, or the id of a connection of type dask"
+_A_CLUSTER = "local, processes, cuda, or the id of a connection of type dask"
 Cluster = Annotated[str, AfterValidator(_cluster), Field(json_schema_extra={EXPECTED: _A_CLUSTER})]
 
 

@@ -21,9 +21,10 @@ from airflow_provider_sml.ml.sampling import split_files
 from airflow_provider_sml.ml.training import interruption
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
 from airflow_provider_sml.ml.training.cluster import cluster
+from airflow_provider_sml.ml.training.devices import resolve_device
 from airflow_provider_sml.ml.training.memory import plan_memory
 from airflow_provider_sml.ml.training.ranks import Told
-from airflow_provider_sml.ml.training.runner import InterruptedTraining, Work, resolve_device, run_rank
+from airflow_provider_sml.ml.training.runner import InterruptedTraining, Work, run_rank
 from airflow_provider_sml.ml.training.toll import Toll
 from airflow_provider_sml.ml.training.trainer import DEFAULTS, Training, train
 from tests.ml.test_lake_shops import DATASET

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_sml.errors import ConfigurationError, JobError, require
+from airflow_provider_sml.ml.training.devices import gpus
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Security
@@ -47,8 +48,8 @@ class Cluster:
     """A client of a cluster with its workers up; what was made for it is gone on leaving.
 
     :param where: ``local`` for one worker inside this process with all cores (the quickest on one machine),
-        ``processes`` for worker processes on this machine, the address of a scheduler, such as ``tcp://host:8786``, or
-        a place that makes clusters.
+        ``processes`` for worker processes on this machine, ``cuda`` for one for each of its GPUs, the address of a
+        scheduler, such as ``tcp://host:8786``, or a place that makes clusters.
     :param workers: worker processes, for ``processes``; machines, for a place; how many to wait for, for a scheduler.
     :param patience: seconds to wait for the scheduler, and again for its workers.
     :param spot: of a place: begin on spare capacity, for whose machines the caller waits.
@@ -172,10 +173,10 @@ def _worker_addresses(dask_scheduler: object = None) -> list[str]:
 
 
 def _check(where: str, workers: int) -> None:
-    if where not in ("local", "processes") and "://" not in where:
+    if where not in ("local", "processes", "cuda") and "://" not in where:
         raise ConfigurationError(
             "the training cluster is unknown",
-            expected="local, processes, or a scheduler's address such as tcp://host:8786",
+            expected="local, processes, cuda, or a scheduler's address such as tcp://host:8786",
             found=where,
         )
     most = 1 if where == "local" else None
@@ -185,6 +186,23 @@ def _check(where: str, workers: int) -> None:
             expected="1, which has all cores" if most else "at least 1",
             found=workers,
         )
+    if where == "cuda":
+        _check_gpus(workers)
+
+
+def _check_gpus(workers: int) -> None:
+    if workers > len(seen := gpus()):
+        raise ConfigurationError(
+            "this machine has too few GPUs for the cluster cuda", expected=f"{workers}, one a worker",
+            found=len(seen), todo="ask for fewer workers, or look at CUDA_VISIBLE_DEVICES",
+        )  # fmt: skip
+    try:
+        import dask_cuda  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(
+            "the cluster cuda needs dask-cuda", expected="dask-cuda beside the Dask that it was made for", found=error,
+            todo="pip install 'airflow-provider-sml[xgboost-gpu]', which may take Dask back to dask-cuda's own",
+        ) from error  # fmt: skip
 
 
 def _start(where: str, workers: int) -> LocalCluster:
@@ -200,6 +218,13 @@ def _start(where: str, workers: int) -> LocalCluster:
         "scheduler_kwargs": {"dashboard": False},
     }
     try:
+        if where == "cuda":
+            from dask_cuda import LocalCUDACluster
+
+            # The rows lie in XGBoost's memory, not in Dask's: nothing to spill.
+            return LocalCUDACluster(
+                n_workers=workers, threads_per_worker=threads, host=_LOOPBACK, device_memory_limit=0, **quiet
+            )
         if where == "local":
             return LocalCluster(n_workers=1, threads_per_worker=threads, processes=False, **quiet)
         return LocalCluster(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,7 @@ def iterator(
     cache: str | None = None,
     label_weights: tuple[float, float] | None = None,
     margins: Mapping[Path, np.ndarray] | None = None,
+    put: Callable[[np.ndarray], Any] | None = None,
 ) -> xgboost.DataIter:
     """XGBoost's iterator over files, for a QuantileDMatrix; files without a row give one batch without a row.
 
@@ -132,6 +133,8 @@ def iterator(
     :param cache: prefix of the cache files of an ExtMemQuantileDMatrix; None for one in memory.
     :param label_weights: what a row with label 0 and one with label 1 weighs, times its own weight where it has one.
     :param margins: of each file, what boosting starts from row by row (log odds, shape (rows,)); None for a constant.
+    :param put: puts the features of a file on a GPU, where the matrix is built then; None to build it on the host.
+        With a cache that is made there, the cached pages lie in the host's memory, not on its disk.
     """
     import xgboost
 
@@ -165,7 +168,7 @@ def iterator(
         ) -> bool:
             self._given = True
             input_data(
-                data=values,
+                data=values if put is None else put(values),
                 label=labels,
                 weight=weight,
                 base_margin=margin,

@@ -27,8 +27,9 @@ from airflow_provider_sml.errors import ConfigurationError, DataError, JobError
 from airflow_provider_sml.ml.contract import Feature
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
+from airflow_provider_sml.ml.training.devices import agreed_device, gpu_memory, to_device
 from airflow_provider_sml.ml.training.interruption import Interruption, watching
-from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_memory
+from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_gpu_memory, plan_memory
 from airflow_provider_sml.ml.training.params import booster_params, label_weights
 from airflow_provider_sml.ml.training.warm_start import joined, margins
 
@@ -90,12 +91,14 @@ class Outcome:
     :param state: where boosting ended.
     :param memory: how the rows were held.
     :param label_weights: what a row with label 0 and one with label 1 weighed; None where all weighed the same.
+    :param device: that was trained on: ``cpu`` or ``cuda``.
     """
 
     model: bytes
     state: State
     memory: MemoryPlan
     label_weights: tuple[float, float] | None = None
+    device: str = "cpu"
 
 
 def draws_at_random(settings: Mapping[str, Any]) -> bool:
@@ -145,13 +148,25 @@ class _Surroundings:
 
 def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome:
     """The matrices are gone when this returns, and with them their hold on the cache."""
-    plan = plan_memory(work.rows[rank], len(work.features), memory_limit(), shutil.disk_usage(cache).free)
-    if rank == 0 and plan.mode == "external":
-        around.log(f"memory: {plan}")
+    device = agreed_device(str(work.settings.get("device", "auto")))
+    plan = _plan(rank, work, cache, device)
+    if rank == 0 and (plan.mode == "external" or device != "cpu"):
+        around.log(f"device {device}, memory: {plan}")
     zeros, ones = _check_labels(data.label_counts(work.train_files[rank]))
     weights = label_weights(work.settings.get("class_weights"), zeros, ones)
-    loop = _Loop(work, rank, *_matrices(rank, work, plan, cache, weights, around.margins), zeros + ones, around)
-    return Outcome(loop.run(), loop.state, plan, weights)
+    matrices = _matrices(rank, work, plan, cache, weights, around.margins)
+    loop = _Loop(work, rank, *matrices, zeros + ones, around, device)
+    return Outcome(loop.run(), loop.state, plan, weights, device)
+
+
+def _plan(rank: int, work: Work, cache: Path, device: str) -> MemoryPlan:
+    rows, features, limit = work.rows[rank], len(work.features), memory_limit()
+    if device != "cuda":
+        return plan_memory(rows, features, limit, shutil.disk_usage(cache).free)
+    files = len(work.train_files[rank]) + len(work.validate_files[rank])
+    return plan_gpu_memory(
+        rows, features, limit, gpu_memory(), batch=-(-rows // max(1, files)), direct=to_device(device) is not None
+    )
 
 
 def _matrices(
@@ -170,7 +185,7 @@ def _matrices(
     found: list[Any] = []
     for name, files in (("train", work.train_files[rank]), ("validate", work.validate_files[rank])):
         prefix = str(cache / name) if plan.mode == "external" else None
-        rows = data.iterator(files, work.features, prefix, weights, margins)
+        rows = data.iterator(files, work.features, prefix, weights, margins, to_device(plan.device))
         found.append(make(rows, ref=found[0] if found else None, **settings))
     return found[0], found[1]
 
@@ -190,27 +205,6 @@ def _check_labels(counts: Any) -> tuple[int, int]:
     return zeros, ones
 
 
-def resolve_device(wanted: str) -> str:
-    """The device that a worker trains on.
-
-    :param wanted: ``auto`` for a GPU where there is one, ``cpu``, or ``cuda``.
-    :raises ConfigurationError: when a GPU is asked for and there is none, or XGBoost was built without.
-    """
-    import xgboost
-
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise ConfigurationError("train.device", expected="auto, cpu or cuda", found=wanted)
-    there, built = bool(list(Path("/dev").glob("nvidia[0-9]*"))), bool(xgboost.build_info().get("USE_CUDA"))
-    if wanted == "cuda" and not (there and built):
-        raise ConfigurationError(
-            "this worker cannot train on a GPU",
-            expected="a GPU, and XGBoost built for it",
-            found=f"{'a' if there else 'no'} GPU, XGBoost built {'with' if built else 'without'} CUDA",
-            todo="pip install 'airflow-provider-sml[xgboost-gpu]' on a machine with a GPU, or device: cpu",
-        )
-    return "cuda" if wanted != "cpu" and there and built else "cpu"
-
-
 @dataclass
 class _Loop:
     """The rounds; ``rows`` are the training rows of all ranks, of which ``train`` holds this one's."""
@@ -221,6 +215,7 @@ class _Loop:
     validate: Any
     rows: int
     around: _Surroundings
+    device: str = "cpu"
     state: State = field(init=False)
 
     def run(self) -> bytes:
@@ -270,7 +265,7 @@ class _Loop:
         import xgboost
 
         params = booster_params(self.work.settings, self.work.features)
-        params["device"] = resolve_device(str(params.get("device", "auto")))
+        params["device"] = self.device
         params |= {"nthread": self.around.threads, "seed": int(params["seed"]) + (number if self.work.random else 0)}
         model = None if raw is None else bytearray(raw)
         return xgboost.Booster(params, cache=[self.train, self.validate], model_file=model)

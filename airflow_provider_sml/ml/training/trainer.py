@@ -165,6 +165,7 @@ def fit(training: Training, on: Client | Cluster, log: Callable[[str], None]) ->
             "xgboost": xgboost.__version__,
             "seconds": round(time.monotonic() - started, 1),
             "boosting_seconds": round(outcome.state.seconds, 1),
+            "device": outcome.device,
             "memory": str(outcome.memory),
             "class_weights": dict(zip(CLASSES, outcome.label_weights, strict=True)) if outcome.label_weights else None,
             "history": outcome.state.history,
