@@ -23,6 +23,8 @@ from airflow_provider_sml.errors import ConfigurationError, JobError, require
 CALL_SECONDS = 60.0
 #: Library and class of the clients that take a region.
 _REGIONAL = {"dataproc": ("google.cloud.dataproc_v1", "BatchControllerClient")}
+#: Class of Compute Engine's clients, which serve every zone.
+COMPUTE = {"compute": "InstancesClient", "compute_operations": "ZoneOperationsClient"}
 
 
 class GoogleRefused(ConfigurationError):
@@ -59,7 +61,7 @@ class GoogleClients:
         self._made: dict[str, Any] = {}
 
     def client(self, service: str, fresh: bool = False) -> Any:
-        """A client: ``dataproc`` or ``storage``.
+        """A client: ``dataproc``, ``storage``, or one of ``COMPUTE``.
 
         :param service: its short name.
         :param fresh: make it anew, with new credentials.
@@ -75,11 +77,27 @@ class GoogleClients:
             require("google.cloud.storage", "google")
             storage = importlib.import_module("google.cloud.storage")
             return storage.Client(project=self.project or None, credentials=self.credentials)
+        if service in COMPUTE:
+            return compute_client(service, self.credentials)
         module, name = _REGIONAL[service]
         require(module, "google")
         endpoint = f"{self.region}-{service}.googleapis.com:443"
         kind = getattr(importlib.import_module(module), name)
         return kind(credentials=self.credentials, client_options={"api_endpoint": endpoint})
+
+
+def compute_client(service: str, credentials: Any = None, endpoint: str | None = None) -> Any:
+    """A client of Compute Engine.
+
+    :param service: one of ``COMPUTE``.
+    :param credentials: of google-auth; Google's default ones when None.
+    :param endpoint: address of an emulator; None for Google's own.
+    """
+    require("google.cloud.compute_v1", "google")
+    from google.cloud import compute_v1
+
+    options = {"api_endpoint": endpoint} if endpoint else None
+    return getattr(compute_v1, COMPUTE[service])(credentials=credentials, client_options=options)
 
 
 @functools.lru_cache(maxsize=16)

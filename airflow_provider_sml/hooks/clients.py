@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Any
 
+from airflow_provider_sml.cloud.google import COMPUTE, compute_client
 from airflow_provider_sml.cloud.remote_job import Adapter, Clients
 from airflow_provider_sml.errors import ConfigurationError, require
 from airflow_provider_sml.hooks.places import local_emulator
@@ -60,7 +61,7 @@ class AwsHookClients(_HookClients):
 
 
 class GoogleHookClients(_HookClients):
-    """Clients of Google Cloud, ``dataproc`` and ``storage``, of a connection of type ``google_cloud_platform``."""
+    """Clients of Google Cloud of a connection of type ``google_cloud_platform``: those of ``GoogleClients``."""
 
     def _make(self, service: str) -> Any:
         require("airflow.providers.google", "google")
@@ -69,6 +70,11 @@ class GoogleHookClients(_HookClients):
             from airflow.providers.google.cloud.hooks.gcs import GCSHook
 
             return GCSHook(gcp_conn_id=self.connection).get_conn()
+        if service in COMPUTE:
+            from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+
+            credentials = GoogleBaseHook(gcp_conn_id=self.connection).get_credentials()
+            return compute_client(service, credentials, local_emulator("SML_COMPUTE_EMULATOR"))
         require("google.cloud.dataproc_v1", "google")
         from airflow.providers.google.cloud.hooks.dataproc import DataprocHook
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def fake_s3() -> Iterator[str]:
-    """Address of a moto server for S3, IAM, STS and KMS; one for the whole run."""
+    """Address of a moto server for S3, EC2, IAM, STS and KMS; one for the whole run."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)

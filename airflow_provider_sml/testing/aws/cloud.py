@@ -77,7 +77,7 @@ class FakeAws(FakeCloud):
                 "APPLICATION_AUTO_SCALING", "REDSHIFT_DATA")  # fmt: skip
         found = {f"AWS_ENDPOINT_URL_{name}": self.url for name in here}
         if self.s3:
-            found |= {f"AWS_ENDPOINT_URL_{name}": self.s3 for name in ("S3", "STS", "IAM", "KMS")}
+            found |= {f"AWS_ENDPOINT_URL_{name}": self.s3 for name in ("S3", "STS", "IAM", "KMS", "EC2")}
         return found | {
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ACCESS_KEY_ID": "fake",
