@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from airflow_provider_sml.errors import ConfigurationError
@@ -39,7 +39,7 @@ class Ref:
             with contextlib.suppress(ValueError):
                 value = json.loads(value)
         if isinstance(value, Mapping) and value.get("kind") == cls.kind:
-            names = {field.name for field in fields(cls)}
+            names = {each.name for each in fields(cls)}
             if names >= set(value) - {"kind"}:
                 return cls(**{key: item for key, item in value.items() if key != "kind"})
         found = f"a {value['kind']}" if isinstance(value, Mapping) and "kind" in value else repr(value)[:200]
@@ -246,6 +246,8 @@ class ModelRef(Ref):
     :param sample_id: the sample it was trained on.
     :param rounds: number of boosting rounds kept.
     :param lake: the lake whose store it lies on, as the operator was given it.
+    :param toll: what interruptions cost and checkpoints spared: ``interruptions``, and rounds, seconds and USD, each
+        ``..._lost`` and ``..._regained``, and ``seconds_waited``; without what is 0.
     """
 
     kind: ClassVar[str] = "model"
@@ -255,6 +257,7 @@ class ModelRef(Ref):
     sample_id: str
     rounds: int
     lake: str = ""
+    toll: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class TrainXGBoostOperator(SmlOperator):
         ``balanced``, or ``negative`` and ``positive`` with a weight each. Scores are recalibrated for them.
     :param cluster: ``local`` (in this process), ``processes``, a scheduler's address, or the id of its connection.
     :param workers: workers that the rows are split over.
+    :param min_workers: workers to go on with where all do not come in time; some then do the part of several, so that
+        the rows stay split as they were. All of them when 0.
     :param models: folder for the model bundles; beside the sample's lake when None.
     :param device: ``auto`` (a GPU where a worker has one), ``cpu`` or ``cuda``.
     :param checkpoint: folder of the checkpoints, which all workers reach; beside the sample's lake when None.
@@ -52,14 +54,19 @@ class TrainXGBoostOperator(SmlOperator):
         ``colsample_*``), it decides the model's bytes too.
     :param checkpoint_seconds: seconds between checkpoints, whichever comes first; 0 for rounds only.
     :param interruptions: lost workers that are survived within one try of the task.
+    :param spot: of a cluster that is made for the task: on spare capacity, which may be taken away.
+    :param on_demand_after: interruptions, over all tries of the task, after which machines on demand take the place of
+        spare capacity; 0 for never. They also do where spare capacity does not come in time.
+    :param on_demand_deadline: seconds after the start of the first try until that happens at the latest; 0 for never.
     :param machine: where the workers run, to notice an interruption in time: ``ec2``, ``gce`` or empty.
     :param warm_start: a registered version, on top of whose rounds at most ``rounds`` come: its number,
         ``champion``, or the output of a task that registered it; empty to start from nothing. While there is no
         champion yet, the training starts from nothing as well.
     :param name: registered model of ``warm_start``; the dataset's name when empty.
     :param mlflow: address or folder of MLflow, or the id of its connection, for ``warm_start``.
-    :param usd_per_hour: what one worker costs in an hour; the log and the lineage then tell in USD too what
-        interruptions cost and what checkpoints spared.
+    :param usd_per_hour: what one worker costs in an hour, on spare capacity where ``spot``; the log, the result and the
+        lineage then tell in USD too what interruptions cost and what checkpoints spared.
+    :param on_demand_usd_per_hour: what one costs that is not on spare capacity; ``usd_per_hour`` when 0.
     """
 
     template_fields: Sequence[str] = (
@@ -86,10 +93,20 @@ class TrainXGBoostOperator(SmlOperator):
         name: str = "",
         mlflow: str = MlflowHook.default_conn_name,
         usd_per_hour: float = 0.0,
+        on_demand_usd_per_hour: float = 0.0,
+        min_workers: int = 0,
+        spot: bool = False,
+        on_demand_after: int = 0,
+        on_demand_deadline: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.usd_per_hour = usd_per_hour
+        self.on_demand_usd_per_hour = on_demand_usd_per_hour
+        self.min_workers = min_workers
+        self.spot = spot
+        self.on_demand_after = on_demand_after
+        self.on_demand_deadline = on_demand_deadline
         self.sample = sample
         self.dataset = dataset
         self.hyperparameters = hyperparameters or {}
@@ -108,7 +125,7 @@ class TrainXGBoostOperator(SmlOperator):
 
     def run(self, context: Context) -> ModelRef:
         """Train on the cluster."""
-        from airflow_provider_sml.ml.training.cluster import cluster
+        from airflow_provider_sml.ml.training.cluster import Cluster
         from airflow_provider_sml.ml.training.trainer import Training, train
 
         sample = SampleRef.load(self.sample)
@@ -130,9 +147,13 @@ class TrainXGBoostOperator(SmlOperator):
             machine=self.machine,
             warm_start=self._start(self.name or dataset.name),
             usd_per_hour=self.usd_per_hour,
+            on_demand_usd_per_hour=self.on_demand_usd_per_hour,
+            on_demand_after=self.on_demand_after,
+            on_demand_deadline=self.on_demand_deadline,
         )
-        with cluster(DaskHook(self.cluster).get_conn(), self.workers) as client:
-            model = train(training, client, models, lambda line: self.log.info("%s", line))
+        where = DaskHook(self.cluster).get_conn()
+        with Cluster(where, self.workers, spot=self.spot, least=self.min_workers) as made:
+            model = train(training, made, models, lambda line: self.log.info("%s", line))
         self.log.info(
             "model %s: %d rounds on %s rows of %d features", model.model_id, model.rounds,
             f"{sample.rows['train']:,}", len(dataset.features),

@@ -256,7 +256,8 @@ class _Builder:
             model = TrainXGBoostOperator(
                 task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.hyperparameters,
                 cluster=spec.train.cluster, workers=spec.train.workers, name=spec.name, mlflow=self.mlflow,
-                warm_start=str(spec.train.warm_start or ""),
+                warm_start=str(spec.train.warm_start or ""), min_workers=spec.train.min_workers or 0,
+                **self.capacity(),
             )  # fmt: skip
             evaluation = EvaluateModelOperator(
                 task_id="evaluate", model=model.output, sample=sample.output, name=spec.name, mlflow=self.mlflow,
@@ -272,6 +273,18 @@ class _Builder:
                 checks=gate.model_dump(mode="json"), mlflow=self.mlflow, reports=self.reports, outlets=[self.passed],
             )  # fmt: skip
         return dag
+
+    def capacity(self) -> dict[str, Any]:
+        """What ``TrainXGBoostOperator`` is told of spare capacity and of prices."""
+        price, spot = self.spec.train.usd_per_hour, self.spec.train.spot
+        if spot is None:
+            return {"usd_per_hour": price}
+        return {
+            "spot": True, "usd_per_hour": spot.usd_per_hour or price, "on_demand_usd_per_hour": price,
+            "checkpoint": spot.checkpoint and self.place(spot.checkpoint.replace("{lake}", self.lake)),
+            "checkpoint_seconds": spot.every.total_seconds(), "on_demand_after": spot.on_demand_after or 0,
+            "on_demand_deadline": spot.deadline.total_seconds() if spot.deadline else 0.0,
+        }  # fmt: skip
 
     def deploy(self) -> DAG:
         """A version that passed to its target."""

@@ -7,6 +7,7 @@ so everything here can also be given to an operator in one's own DAG.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -148,6 +149,49 @@ class ClassWeights(Strict):
     positive: Number = Field(gt=0)
 
 
+_SOME_INTERRUPTIONS = "a number of interruptions, such as 2 interruptions"
+
+
+def _interruptions(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s+interruptions?\s*", value)):
+        return int(match[1])
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"expected {_SOME_INTERRUPTIONS}")
+    return value
+
+
+Interruptions = Annotated[
+    int,
+    BeforeValidator(_interruptions),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\s*\d+\s+interruptions?\s*$"}],
+         EXPECTED: _SOME_INTERRUPTIONS}
+    ),
+]  # fmt: skip
+
+
+class Spot(Strict):
+    """Training on spare capacity, whose machines may be taken away at any time.
+
+    A cluster that is made for the training begins on spare capacity; where the machine of the task itself may go
+    (``cluster: local``), only the checkpoints matter. The model is the same however often it was interrupted.
+
+    :param checkpoint: folder of the checkpoints, which all workers reach; beside the lake's tables when null. May name
+        ``{lake}``.
+    :param every: most time between two checkpoints.
+    :param on_demand_after: interruptions after which machines on demand take the place of spare capacity; they do too
+        where it does not come in time.
+    :param deadline: time after the start of the training from which on it goes on with machines on demand.
+    :param usd_per_hour: what one worker costs there in an hour.
+    """
+
+    checkpoint: str | None = None
+    every: Duration = dt.timedelta(minutes=1)
+    on_demand_after: Interruptions | None = None
+    deadline: Duration | None = None
+    usd_per_hour: Number = Field(default=0, ge=0)
+
+
 class Train(Strict):
     """How a model is trained.
 
@@ -163,6 +207,9 @@ class Train(Strict):
     :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), or the id
         of a connection of type ``dask``.
     :param workers: workers that the rows are split over.
+    :param min_workers: workers to go on with where all do not come in time; all of them when null.
+    :param spot: training on spare capacity.
+    :param usd_per_hour: what one worker costs in an hour, for what interruptions cost.
     """
 
     window: Days
@@ -174,6 +221,9 @@ class Train(Strict):
     warm_start: Literal["champion"] | Annotated[Whole, Field(ge=1)] | None = None
     cluster: Cluster = "local"
     workers: Whole = Field(default=1, ge=1, le=8)
+    min_workers: Whole | None = Field(default=None, ge=1)
+    spot: Spot | None = None
+    usd_per_hour: Number = Field(default=0, ge=0)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -194,6 +244,8 @@ class Train(Strict):
         if self.cluster == "local" and self.workers != 1:
             todo = "leave workers out, or take cluster: processes"
             raise misfit("workers", "1: cluster local has one worker with all cores", self.workers, todo)
+        if self.min_workers and self.min_workers > self.workers:
+            raise misfit("min_workers", f"at most workers, which is {self.workers}", self.min_workers)
         return self
 
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,13 +21,12 @@ from airflow_provider_sml.ml.bundle import Bundle
 from airflow_provider_sml.ml.sampling import split_files
 from airflow_provider_sml.ml.training import interruption
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
-from airflow_provider_sml.ml.training.cluster import cluster
+from airflow_provider_sml.ml.training.cluster import Cluster, TooFewWorkersError, cluster
 from airflow_provider_sml.ml.training.devices import resolve_device
 from airflow_provider_sml.ml.training.memory import plan_memory
-from airflow_provider_sml.ml.training.ranks import Told
 from airflow_provider_sml.ml.training.runner import InterruptedTraining, Work, run_rank
-from airflow_provider_sml.ml.training.toll import Toll
-from airflow_provider_sml.ml.training.trainer import DEFAULTS, Training, train
+from airflow_provider_sml.ml.training.toll import Attempt, Ledger, Toll
+from airflow_provider_sml.ml.training.trainer import DEFAULTS, Training, fit, train
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS
 
@@ -236,23 +236,163 @@ def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_
 
 
 def test_the_toll_of_an_interruption():
-    attempt = Told(lambda line: None)
-    attempt.started -= 100
-    attempt("round 70 of at most 300: auc 0.7")
     toll = Toll()
-    toll.regain(State("t1", rounds=10, seconds=4.0))
-    toll.interruptions += 1
-    toll.lose(attempt, State("t1", rounds=10, seconds=4.0), State("t1", rounds=50, seconds=64.0))
-    toll.regain(State("t1", rounds=50, seconds=64.0))
-    toll.seconds_waited += 20
+    toll.regain(State("t1", rounds=10, seconds=4.0), 36.0)
+    attempt = Attempt(started=1000.0, last=1100.0, rounds=70, seconds=4.0, usd_per_hour=36.0)
+    toll.lose(attempt, State("t1", rounds=50, seconds=64.0))
+    toll.regain(State("t1", rounds=50, seconds=64.0), 36.0)
+    toll.wait(20, 36.0)
     # of 100 s 60 are in the checkpoint; two attempts had not to make 10 and 50 rounds
     assert toll.figures() == {
         "interruptions": 1, "rounds_lost": 20, "seconds_lost": 40.0, "seconds_waited": 20,
-        "rounds_regained": 60, "seconds_regained": 68.0,
+        "rounds_regained": 60, "seconds_regained": 68.0, "usd_lost": 0.6, "usd_regained": 0.68,
     }  # fmt: skip
-    assert toll.told(36.0) == "lost: 20 rounds, 60 s, USD 0.6000; regained: 60 rounds, 68 s, USD 0.6800"
-    toll.lose(attempt, None, None)
-    assert toll.rounds_lost == 90
+    assert str(toll) == "lost: 20 rounds, 60 s, USD 0.6000; regained: 60 rounds, 68 s, USD 0.6800"
+    toll.lose(replace(attempt, usd_per_hour=0.0), None)
+    assert toll.rounds_lost == 90 and toll.interruptions == 2 and toll.figures()["usd_lost"] == 0.6
+
+
+def test_the_toll_is_kept_over_tries_and_counts_a_killed_driver(tmp_path):
+    path = tmp_path / "t1.toll.json"
+    first = Ledger(path)
+    first.start(None, 36.0)
+    first._written -= 10  # the pulse
+    first.tell(70)
+    # its process is killed here; the next one finds a checkpoint of round 50
+    second = Ledger(path, State("t1", rounds=50, seconds=0.0))
+    assert (second.toll.interruptions, second.toll.rounds_lost) == (1, 20)
+    second.start(State("t1", rounds=50), 36.0)
+    second.interrupted(State("t1", rounds=50))
+    third = Ledger(path, State("t1", rounds=50))
+    assert (third.toll.interruptions, third.toll.rounds_lost, third.toll.rounds_regained) == (2, 20, 50)
+    assert third.toll.began == first.toll.began
+    path.write_text("{")  # costs the figures, not the training
+    assert Ledger(path).toll == Toll()
+    third.remove()
+    assert not path.exists()
+
+
+# --- other capacity ---------------------------------------------------------------------------------------------------
+
+
+class Machines:
+    """A service that makes clusters of this machine's processes, and takes those on spare capacity away."""
+
+    def __init__(self, workers=2, spot_comes=True):
+        self.made, self.open_now, self.spot_comes, self.workers = [], 0, spot_comes, workers
+        self.cluster = None
+
+    @contextlib.contextmanager
+    def open(self, workers, spot):
+        from distributed import LocalCluster
+
+        self.made.append(spot)
+        count = 0 if spot and not self.spot_comes else self.workers
+        quiet = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(n_workers=count, threads_per_worker=1, host="127.0.0.1", **quiet) as self.cluster:
+            self.open_now += 1
+            try:
+                yield SimpleNamespace(address=self.cluster.scheduler_address, security=None, replenish=self._replenish)
+            finally:
+                self.open_now -= 1
+
+    def _replenish(self):
+        if self.made[-1] and not self.spot_comes:
+            return
+        self.cluster.scale(len(self.cluster.worker_spec) + self.workers - len(self.cluster.scheduler.workers))
+
+    def take_away(self):
+        """Nobody restarts what is taken."""
+        for nanny in list(self.cluster.workers.values()):
+            nanny.auto_restart = False
+            with contextlib.suppress(psutil.NoSuchProcess):
+                os.kill(nanny.pid, signal.SIGKILL)
+
+
+def on_spot(shop_sample, tmp_path, **changes):
+    settings = PARAMS | RANDOM | {"rounds": 120, "early_stopping": 120}
+    return replace(
+        Training(DATASET, shop_sample, settings, 2, every=20), checkpoint=tmp_path / "ckpt", seconds=0, patience=20,
+        usd_per_hour=1.0, on_demand_usd_per_hour=3.0, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_spare_capacity_that_is_taken_away_gives_way_to_machines_on_demand(shop_sample, tmp_path):
+    training = on_spot(shop_sample, tmp_path, on_demand_after=1)
+    machines, lines = Machines(), []
+
+    def log(line):
+        lines.append(line)
+        if machines.made == [True] and line.startswith("round"):
+            machines.take_away()
+
+    with Cluster(machines, 2, spot=True) as made:
+        model = train(training, made, tmp_path / "spot", log)
+    assert machines.made == [True, False] and machines.open_now == 0
+    assert any("gives way to machines on demand after 1 interruptions" in line for line in lines)
+    assert model.toll["interruptions"] == 1 and model.toll["usd_lost"] > 0
+    with cluster("processes", workers=2) as client:
+        whole = train(replace(training, checkpoint=None), client, tmp_path / "whole", lambda line: None)
+    assert whole.digest == model.digest and not whole.toll
+    assert not list((tmp_path / "ckpt").iterdir())
+
+
+def test_spare_capacity_that_does_not_come_gives_way_too(shop_sample, tmp_path):
+    machines, lines = Machines(spot_comes=False), []
+    training = replace(on_spot(shop_sample, tmp_path, on_demand_deadline=600.0), patience=0.5)
+    with Cluster(machines, 2, spot=True) as made:
+        train(training, made, tmp_path / "models", lines.append)
+    assert machines.made == [True, False] and any("because it did not come: 0" in line for line in lines)
+    late = Machines()
+    Ledger(tmp_path / "ckpt" / f"{training.model_id}.toll.json").start(None, 0.0)  # a try that began long ago
+    with Cluster(late, 2, spot=True) as made:
+        fit(replace(training, on_demand_deadline=1e-9), made, lines.append)
+    assert late.made == [False]  # spare capacity is not even asked for
+    nothing = Machines(spot_comes=False)
+    with (
+        pytest.raises(TooFewWorkersError, match="too few workers"),
+        Cluster(nothing, 2, spot=True) as made,
+    ):
+        fit(replace(training, on_demand_deadline=0.0), made, lines.append)
+    assert nothing.made == [True] and nothing.open_now == 0
+
+
+def test_fewer_workers_do_the_parts_of_all(shop_sample, tmp_path):
+    training = Training(DATASET, shop_sample, PARAMS | RANDOM | {"rounds": 30, "early_stopping": 30}, 2, every=10)
+    machines = Machines(workers=1)
+    with Cluster(machines, 2, patience=0.5, least=1) as made:
+        few = train(replace(training, patience=0.5), made, tmp_path / "few", lambda line: None)
+    with cluster("processes", workers=2) as client:
+        all_of_them = train(training, client, tmp_path / "all", lambda line: None)
+    assert few.digest == all_of_them.digest
+    with pytest.raises(TooFewWorkersError, match="expected: 2"), Cluster(Machines(workers=1), 2, patience=0.5):
+        pass
+
+
+def test_a_machine_that_is_told_to_go_leaves_the_cluster_and_the_training_goes_on(
+    metadata, shop_sample, tmp_path, monkeypatch
+):
+    """The workers run elsewhere: the task stays, and other machines take the place of those that go."""
+    told, url = metadata
+    monkeypatch.setenv(interruption.GCE, url)  # the workers inherit it
+    told["gce"] = "TRUE"
+    training = on_spot(shop_sample, tmp_path, machine="gce")
+    machines, lines, before = Machines(), [], []
+
+    def log(line):
+        before.extend([] if lines else machines.cluster.scheduler.workers)
+        lines.append(line)
+        if "was interrupted" in line:
+            told["gce"] = "FALSE"
+
+    with Cluster(machines, 2, spot=True) as made:
+        bundle = fit(training, made, log)
+        assert machines.made == [True] and made.spot  # no limit was set
+        assert not set(before) & set(machines.cluster.scheduler.workers)
+    assert bundle.lineage["interruptions"] == 1 and len(before) == 2
+    with cluster("processes", workers=2) as client:
+        assert fit(replace(training, checkpoint=None), client, lines.append).digest == bundle.digest
 
 
 # --- the checkpoint ---------------------------------------------------------------------------------------------------

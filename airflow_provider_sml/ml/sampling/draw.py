@@ -15,9 +15,11 @@ import datetime as dt
 import hashlib
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,13 +242,21 @@ def write_shards(stream: Iterator[pa.RecordBatch], folder: Path) -> tuple[list[s
     paths = [folder / f"{shard:03d}.parquet" for shard in range(SHARDS)]
     writers: list[pq.ParquetWriter] = []
     rows = 0
-    with contextlib.ExitStack() as opened:
-        for chunk in _chunks(stream):
+
+    def write(shard: int, chunk: pa.Table) -> None:
+        writers[shard].write_table(chunk.take(np.arange(shard, chunk.num_rows, SHARDS)))
+
+    under_way: list[Future[None]] = []
+    with contextlib.ExitStack() as opened, ThreadPoolExecutor(min(SHARDS, os.cpu_count() or 1)) as threads:
+        for chunk in _chunks(stream):  # the engine reads the next piece while this one is written
             if not writers:
-                writers = [opened.enter_context(storage.parquet_writer(path, chunk.schema)) for path in paths]
-            for shard, writer in enumerate(writers):
-                writer.write_table(chunk.take(np.arange(shard, chunk.num_rows, SHARDS)))
+                writers += [opened.enter_context(storage.parquet_writer(path, chunk.schema)) for path in paths]
+            for each in under_way:
+                each.result()
+            under_way = [threads.submit(write, shard, chunk) for shard in range(SHARDS)]
             rows += chunk.num_rows
+        for each in under_way:
+            each.result()
     return [str(path) for path in paths] if rows else [], rows
 
 

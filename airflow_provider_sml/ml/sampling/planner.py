@@ -3,8 +3,10 @@
 Models are trained on growing samples (2, 4, 8 ... percent) of the first days of the training window and measured on its
 last days, which no sample holds; the test window is never touched. A power law ``AUC(n) = a - b * n ** -c`` is fitted
 to what was measured (Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically", for the form), and says
-what all rows would bring. A paired bootstrap over the measured rows gives the interval of that loss. The smallest rate
-whose expected loss is within the tolerance is chosen; where there is none, all rows are used, and the plan says so.
+what all rows would bring. What is not known of that loss has two sources, and the curve is fitted again and again to
+values that are drawn from both: the measured rows, by a paired bootstrap, and the drawn samples, whose models differ by
+chance. The smallest rate whose expected loss, the mean over those fits, is within the tolerance is chosen; where there
+is none, all rows are used, and the plan says so. No larger sample is tried once a loss is within it beyond doubt.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Point:
     :param auc: on the measured rows, the mean of the seeds.
     :param low: lower end of its 95 % interval.
     :param high: upper end.
-    :param loss: AUC expected to be lost against all rows, by the fitted curve.
+    :param loss: AUC expected to be lost against all rows, the mean over the fitted curves.
     :param loss_low: lower end of its 95 % interval.
     :param loss_high: upper end.
     :param seconds: that the trainings took.
@@ -194,7 +196,9 @@ def _curve(trials: Mapping[float, list[Trial]], population: int, repeats: int = 
         )
     losses, exponent = np.full_like(aucs, np.nan), float("nan")
     if len(rates) >= FEWEST:
-        for number, values in enumerate(aucs):
+        values_drawn = aucs.copy()
+        values_drawn[1:] += generator.normal(size=(repeats, len(rates))) * _chance(trials, rows)
+        for number, values in enumerate(values_drawn):
             _, b, c = fit_curve(rows, values)
             losses[number] = b * (window_rows**-c - float(population) ** -c)
             exponent = c if number == 0 else exponent
@@ -202,12 +206,32 @@ def _curve(trials: Mapping[float, list[Trial]], population: int, repeats: int = 
     loss_ends = np.percentile(losses[1:], [2.5, 97.5], axis=0)
     points = [
         Point(
-            rate, float(rows[n]), float(aucs[0, n]), float(auc_ends[0, n]), float(auc_ends[1, n]), float(losses[0, n]),
-            float(loss_ends[0, n]), float(loss_ends[1, n]), sum(trial.seconds for trial in trials[rate]),
+            rate, float(rows[n]), float(aucs[0, n]), float(auc_ends[0, n]), float(auc_ends[1, n]),
+            float(losses[1:, n].mean()), float(loss_ends[0, n]), float(loss_ends[1, n]),
+            sum(trial.seconds for trial in trials[rate]),
         )
         for n, rate in enumerate(rates)
     ]  # fmt: skip
     return points, exponent
+
+
+def _chance(trials: Mapping[float, list[Trial]], rows: np.ndarray) -> np.ndarray:
+    """How far the mean AUC of a rate's models lies from that of all models of the rate, as a standard deviation.
+
+    The variance of one model is taken to fall as ``1 / rows``; its factor is pooled over the rates with several models
+    (the unbiased pooled estimate of one variance from several groups).
+
+    :param trials: by rate.
+    :param rows: of each rate, shape (rates,).
+    :returns: shape (rates,).
+    """
+    squares, freedom = 0.0, 0
+    for count, models in zip(rows, trials.values(), strict=True):
+        aucs = np.array([metrics.auc(model.labels, model.scores) for model in models])
+        squares += float(count * ((aucs - aucs.mean()) ** 2).sum())
+        freedom += len(models) - 1
+    factor = squares / freedom if freedom else 0.0
+    return np.sqrt(factor / (rows * np.array([len(models) for models in trials.values()])))
 
 
 def _page(plan: Plan) -> str:

@@ -52,7 +52,7 @@ class Cluster:
         scheduler, such as ``tcp://host:8786``, or a place that makes clusters.
     :param workers: worker processes, for ``processes``; machines, for a place; how many to wait for, for a scheduler.
     :param patience: seconds to wait for the scheduler, and again for its workers.
-    :param spot: of a place: begin on spare capacity, for whose machines the caller waits.
+    :param spot: of a place: begin on spare capacity, which the first ``wait`` asks for.
     :param least: workers to go on with where all do not come in time; all of them when 0.
     :raises ConfigurationError: when ``where`` is none of these, or the workers do not fit it.
     :raises JobError: when the scheduler does not answer or the workers do not come up.
@@ -64,9 +64,13 @@ class Cluster:
         require("distributed", "dask")
         if isinstance(where, str):
             _check(where, workers)
-        self.where, self.workers, self.patience, self.spot = where, workers, patience, spot
+        self.where, self.workers, self.patience = where, workers, patience
+        self.spot = spot and not isinstance(where, str)  # nothing else is made anew on other capacity
         self.least = least or workers
+        #: Whether the workers' machines are others than this one, and may go while it stays.
+        self.elsewhere = not isinstance(where, str) or "://" in where
         self._made: Made | None = None
+        self._client: Client | None = None
         self._held = ExitStack()
 
     @classmethod
@@ -77,22 +81,22 @@ class Cluster:
         :param workers: how many are needed.
         """
         found = cls(client.scheduler.address, workers)
-        found._client = client
+        found._client, found.elsewhere = client, False
         return found
 
     @property
     def client(self) -> Client:
         """The client; another one after ``on_demand``."""
+        assert self._client is not None, "wait() opens a cluster on spare capacity"
         return self._client
 
     def __enter__(self) -> Cluster:
-        try:
-            self._open()
-            if not self.spot:
+        if not self.spot:  # the caller decides whether to ask for spare capacity at all
+            try:
                 self.wait(self.patience)
-        except BaseException:
-            self._held.close()
-            raise
+            except BaseException:
+                self._held.close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,6 +109,8 @@ class Cluster:
         :returns: the workers that are up.
         :raises TooFewWorkersError: when not enough of them come.
         """
+        if self._client is None:
+            self._open()
         now = asked = time.monotonic()
         until = now + patience
         while (up := len(addresses(self.client))) < self.workers:
@@ -126,8 +132,7 @@ class Cluster:
     def on_demand(self) -> None:
         """Give the machines of spare capacity back, and go on with as many that stay."""
         self._held.close()
-        self.spot = False
-        self._open()
+        self.spot, self._made, self._client = False, None, None
         self.wait(self.patience)
 
     def _open(self) -> None:

@@ -6,19 +6,22 @@ task and no tracker is left behind.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import JobError, SmlError
 from airflow_provider_sml.ml.training.cluster import addresses
-from airflow_provider_sml.ml.training.runner import Outcome, Work, run_rank
+from airflow_provider_sml.ml.training.runner import ELSEWHERE, InterruptedTraining, Outcome, Work, run_rank
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Worker
 
 #: Seconds between two looks at the cluster.
 _PULSE = 2.0
@@ -28,29 +31,33 @@ class LostWorkerError(JobError):
     """A worker went away; what it had reached may be in a checkpoint."""
 
 
-def attempt(client: Client, work: Work, told: Told) -> Outcome:
+def attempt(client: Client, work: Work, told: Told, least: int = 0) -> Outcome:
     """Run the ranks on the cluster once.
 
     :param client: of the cluster.
     :param work: what each rank does; the number of its file lists is the number of ranks.
     :param told: the log.
+    :param least: workers to do with where there is not one for each rank; some then do the part of several. 0 for all.
     :raises LostWorkerError: when a worker went away; a checkpoint may go on.
     :raises JobError: when the training failed otherwise.
     """
-    workers = len(work.train_files)
-    up = addresses(client)[:workers]
-    if len(up) < workers:
-        raise LostWorkerError("the cluster has too few workers", expected=workers, found=len(up))
+    ranks = len(work.train_files)
+    up = addresses(client)[:ranks]
+    if len(up) < (least or ranks):
+        raise LostWorkerError("the cluster has too few workers", expected=least or ranks, found=len(up))
     key = f"sml-training-{uuid.uuid4().hex[:12]}"
     client.subscribe_topic(key, lambda event: told(event[1]))
     futures: list[Any] = []
     try:
-        tracker = _on(client, up[0], _start_tracker, key, workers).result() if workers > 1 else None
-        futures = [_on(client, address, _rank, rank, work, tracker, key) for rank, address in enumerate(up)]
+        tracker = _on(client, up[0], _start_tracker, key, ranks).result() if ranks > 1 else None
+        shares = [range(number, ranks, len(up)) for number in range(len(up))]
+        futures = [
+            _on(client, address, _ranks, share, work, tracker, key) for address, share in zip(up, shares, strict=True)
+        ]
         return _wait(client, futures, up, told)
     finally:
         client.unsubscribe_topic(key)
-        if workers > 1:
+        if ranks > 1:
             # Ends the ranks that still wait for a lost one; its worker may be the one that is gone.
             with contextlib.suppress(Exception):
                 _on(client, up[0], _stop_tracker, key).result(timeout=_PULSE)
@@ -64,17 +71,21 @@ def _on(client: Client, address: str, work: Callable[..., Any], *arguments: Any)
 
 
 class Told:
-    """The log, when it was written to last, and the round that it told of last."""
+    """The log, and when it was written to last.
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    :param log: takes a line.
+    :param reached: takes the round that a line tells of.
+    """
+
+    def __init__(self, log: Callable[[str], None], reached: Callable[[int], None] = lambda rounds: None) -> None:
         self._log = log
-        self.rounds = 0
+        self._reached = reached
         self.started = self.last = time.monotonic()
 
     def __call__(self, line: str) -> None:
         self.last = time.monotonic()
         if match := re.match(r"round (\d+) ", line):
-            self.rounds = int(match[1])
+            self._reached(int(match[1]))
         self._log(line)
 
 
@@ -97,6 +108,8 @@ def _wait(client: Client, futures: list[Any], up: list[str], told: Told) -> Outc
     # XGBoost's own error is mostly that of the ranks that were left alone.
     errors.sort(key=lambda error: (not isinstance(error, SmlError), type(error).__name__ == "XGBoostError"))
     first = errors[0] if errors else None
+    if isinstance(first, InterruptedTraining):
+        _part(client, up)
     if isinstance(first, SmlError):
         raise first
     if lost := [address for address in up if address not in addresses(client)]:
@@ -107,6 +120,19 @@ def _wait(client: Client, futures: list[Any], up: list[str], told: Told) -> Outc
         if first
         else "cancelled",
     ) from first
+
+
+async def _leave(worker: Worker) -> None:
+    """Take a worker out of its cluster, once it has told how its part ended."""
+    await asyncio.sleep(_PULSE / 2)
+    await worker.close_gracefully(restart=False, reason="sml-interruption")
+
+
+def _part(client: Client, up: list[str]) -> None:
+    """Wait, but not long, until the workers whose machines go have left."""
+    until = time.monotonic() + 5 * _PULSE
+    while time.monotonic() < until and set(up) <= set(addresses(client)):
+        time.sleep(_PULSE / 10)
 
 
 def _lost(up: list[str], lost: list[str]) -> LostWorkerError:
@@ -146,9 +172,31 @@ def _stop_tracker(key: str) -> None:
     get_worker().sml_trackers.pop(key).free()
 
 
-def _rank(rank: int, work: Work, tracker: dict[str, Any] | None, topic: str) -> Outcome:
-    """One worker's part, on a Dask worker."""
+def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, topic: str) -> Outcome:
+    """One worker's part, on a Dask worker: that of one rank, or of several, each in a thread of its own.
+
+    XGBoost's communicator belongs to a thread, so that ranks of one process meet as those of several do.
+    """
     from distributed import get_worker
 
     worker = get_worker()
-    return run_rank(rank, work, tracker, worker.state.nthreads, lambda line: worker.log_event(topic, line))
+    threads = max(1, worker.state.nthreads // len(ranks))
+    share = replace(work, sharing=len(ranks))
+
+    def one(rank: int) -> Outcome:
+        try:
+            return run_rank(rank, share, tracker, threads, lambda line: worker.log_event(topic, line))
+        except InterruptedTraining as error:
+            if error.found != ELSEWHERE:  # this machine goes: no further attempt shall count on it
+                worker.loop.add_callback(_leave, worker)
+            raise
+
+    if len(ranks) == 1:
+        return one(ranks[0])
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        outcomes = [pool.submit(one, rank) for rank in ranks]
+        # The error of the rank that failed, not of those that it left alone.
+        errors = [error for each in outcomes if (error := each.exception())]
+        for error in sorted(errors, key=lambda error: not isinstance(error, SmlError)):
+            raise error
+        return outcomes[0].result()

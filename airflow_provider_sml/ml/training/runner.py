@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 
 #: Metrics of which more is better.
 _RISING = ("auc", "aucpr", "map", "ndcg", "pre")
+#: The notice of a rank whose own machine stays.
+ELSEWHERE = "a notice to another worker"
 _RANDOM = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
 
 
 class InterruptedTraining(JobError):
-    """The machine is about to be taken away; what was reached is in the checkpoint, and a retry goes on from it."""
+    """A machine is about to be taken away; what was reached is in the checkpoint, and a retry goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Work:
     :param machine: where the workers run, for notices: ``ec2``, ``gce`` or empty.
     :param start: the checkpoint to go on from.
     :param base: model of the version that the rounds come on top of, as UBJSON.
+    :param sharing: ranks that share this machine and its memory.
     """
 
     training: str
@@ -76,6 +79,7 @@ class Work:
     machine: str = ""
     start: tuple[bytes, State] | None = None
     base: bytes | None = None
+    sharing: int = 1
 
     @property
     def random(self) -> bool:
@@ -160,12 +164,12 @@ def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome
 
 
 def _plan(rank: int, work: Work, cache: Path, device: str) -> MemoryPlan:
-    rows, features, limit = work.rows[rank], len(work.features), memory_limit()
+    rows, features, limit = work.rows[rank], len(work.features), memory_limit() // work.sharing
     if device != "cuda":
-        return plan_memory(rows, features, limit, shutil.disk_usage(cache).free)
+        return plan_memory(rows, features, limit, shutil.disk_usage(cache).free // work.sharing)
     files = len(work.train_files[rank]) + len(work.validate_files[rank])
     return plan_gpu_memory(
-        rows, features, limit, gpu_memory(), batch=-(-rows // max(1, files)), direct=to_device(device) is not None
+        rows, features, limit, gpu_memory() // work.sharing, batch=-(-rows // max(1, files)), direct=to_device(device) is not None
     )
 
 
@@ -311,7 +315,7 @@ class _Loop:
 
         flag = np.array([1 if self.around.notice.notice else 0], dtype=np.int32)
         if xgboost.collective.allreduce(flag, xgboost.collective.Op.MAX)[0]:
-            return self.around.notice.notice or "a notice to another worker"
+            return self.around.notice.notice or ELSEWHERE
         return None
 
     def _tell(self, taken: float, rounds: int) -> None:

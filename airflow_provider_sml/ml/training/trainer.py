@@ -18,17 +18,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, require
+from airflow_provider_sml.errors import ConfigurationError, SmlError, require
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, feature_types
 from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint
-from airflow_provider_sml.ml.training.cluster import Cluster
+from airflow_provider_sml.ml.training.cluster import Cluster, TooFewWorkersError
 from airflow_provider_sml.ml.training.params import CLASSES, booster_params, check_own
 from airflow_provider_sml.ml.training.ranks import LostWorkerError, Told, attempt
-from airflow_provider_sml.ml.training.runner import Outcome, Work, draws_at_random
-from airflow_provider_sml.ml.training.toll import Toll
+from airflow_provider_sml.ml.training.runner import InterruptedTraining, Outcome, Work, draws_at_random
+from airflow_provider_sml.ml.training.toll import TOLL, Ledger, Toll
 from airflow_provider_sml.ml.training.warm_start import WarmStart
 from airflow_provider_sml.refs import ModelRef, SampleRef
 
@@ -59,7 +59,12 @@ class Training:
     :param patience: seconds to wait for new workers after an interruption.
     :param machine: where the workers run, for notices of interruption: ``ec2``, ``gce`` or empty.
     :param warm_start: the version that the rounds come on top of; None to start from nothing.
-    :param usd_per_hour: what one worker costs in an hour, for what interruptions cost; 0 when it is not known.
+    :param usd_per_hour: what one worker costs in an hour, for what interruptions cost; 0 when it is not known. On
+        spare capacity, the price there.
+    :param on_demand_usd_per_hour: what one costs that is not on spare capacity; ``usd_per_hour`` when 0.
+    :param on_demand_after: interruptions, over all tries of the task, after which a cluster on spare capacity gives way
+        to one on demand; 0 for never.
+    :param on_demand_deadline: seconds after the start of the first try until that happens at the latest; 0 for never.
     """
 
     dataset: Dataset
@@ -74,6 +79,14 @@ class Training:
     machine: str = ""
     warm_start: WarmStart | None = None
     usd_per_hour: float = 0.0
+    on_demand_usd_per_hour: float = 0.0
+    on_demand_after: int = 0
+    on_demand_deadline: float = 0.0
+
+    def price(self, spot: bool) -> float:
+        """USD of all workers in an hour; 0 when it is not known."""
+        one = self.usd_per_hour if spot else self.on_demand_usd_per_hour or self.usd_per_hour
+        return one * self.workers
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -130,6 +143,7 @@ def train(training: Training, on: Client | Cluster, models: Path, log: Callable[
         sample_id=training.sample.sample_id,
         rounds=bundle.rounds,
         lake=training.sample.lake,
+        toll={name: value for name in TOLL if (value := bundle.lineage.get(name))},
     )
 
 
@@ -232,33 +246,66 @@ def _run(training: Training, cluster: Cluster, log: Callable[[str], None]) -> tu
     folder, training_id = training.checkpoint, training.model_id
     checkpoint = Checkpoint(folder / f"{training_id}.ubj", training_id) if folder else None
     work = _work(training, checkpoint)
-    toll, hour = Toll(), training.usd_per_hour * training.workers
+    start = checkpoint.read() if checkpoint else None
+    ledger = Ledger(folder / f"{training_id}.toll.json" if folder else None, start[1] if start else None)
+    borne = 0
     while True:
+        _have_workers(training, cluster, ledger.toll, log)
         start = checkpoint.read() if checkpoint else None
         if start:
-            toll.regain(start[1])
             log(f"going on from the checkpoint of round {start[1].rounds}")
         elif version := training.warm_start:
             log(f"starting from the {version.bundle.rounds} rounds of {version.name} version {version.version}")
-        told = Told(log)
+        ledger.start(start[1] if start else None, training.price(cluster.spot))
         try:
-            outcome = attempt(cluster.client, replace(work, start=start), told)
-        except LostWorkerError as error:
-            toll.interruptions += 1
-            if checkpoint is None or toll.interruptions > training.interruptions:
+            outcome = attempt(cluster.client, replace(work, start=start), Told(log, ledger.tell), cluster.least)
+        except (LostWorkerError, InterruptedTraining) as error:
+            reached = checkpoint.read() if checkpoint else None
+            ledger.interrupted(reached[1] if reached else None)
+            borne += 1
+            here = isinstance(error, InterruptedTraining) and not cluster.elsewhere
+            if here or checkpoint is None or borne > training.interruptions:
                 raise
-            reached = checkpoint.read()
-            toll.lose(told, start[1] if start else None, reached[1] if reached else None)
-            log(f"{error.message}; {toll.told(hour)}; waiting for {training.workers} workers")
-            waited = time.monotonic()
-            cluster.wait(training.patience)
-            toll.seconds_waited += time.monotonic() - waited
+            log(f"{error.message}; {ledger.toll}; waiting for {training.workers} workers")
+        except SmlError:  # no interruption; of any other end the next try learns by what the ledger holds
+            ledger.end()
+            raise
         else:
             if checkpoint:
                 checkpoint.remove()
-            if toll.interruptions or toll.rounds_regained:
-                log(f"{toll.interruptions} interruptions survived; {toll.told(hour)}")
-            return outcome, toll.figures(hour)
+            ledger.remove()
+            if ledger.toll.interruptions or ledger.toll.rounds_regained:
+                log(f"{ledger.toll.interruptions} interruptions survived; {ledger.toll}")
+            return outcome, ledger.toll.figures()
+
+
+def _have_workers(training: Training, cluster: Cluster, toll: Toll, log: Callable[[str], None]) -> None:
+    """Wait until the cluster has its workers, on demand where spare capacity was taken away often enough, or is late.
+
+    :raises TooFewWorkersError: when not enough workers come.
+    """
+    patience, since = training.patience, time.monotonic()
+    if cluster.spot:
+        why = ""
+        if 0 < training.on_demand_after <= toll.interruptions:
+            why = f"after {toll.interruptions} interruptions"
+        elif training.on_demand_deadline:
+            left = training.on_demand_deadline - (time.time() - toll.began if toll.began else 0.0)
+            patience, why = min(patience, left), "" if left > 0 else "because its deadline has passed"
+        if not why:
+            try:
+                cluster.wait(patience)
+            except TooFewWorkersError as error:
+                if not (training.on_demand_after or training.on_demand_deadline):
+                    raise
+                why = f"because it did not come: {error.found}"
+            toll.wait(time.monotonic() - since if toll.began else 0.0, training.price(True))
+        if why:
+            log(f"spare capacity gives way to machines on demand {why}")
+            cluster.on_demand()
+    else:
+        cluster.wait(patience)
+        toll.wait(time.monotonic() - since if toll.began else 0.0, training.price(False))
 
 
 def _work(training: Training, checkpoint: Checkpoint | None) -> Work:
