@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract.dataset import LABEL
 from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.lake.lake import LakeFile
 from airflow_provider_sml.ml.sampling.leakage import check_splits
 from airflow_provider_sml.ml.sampling.methods import WEIGHT, Method, hash_sql
 from airflow_provider_sml.ml.sampling.reservoir import reservoir
@@ -162,6 +164,16 @@ class _Drawing:
     def sample_id(self) -> str:
         return hashlib.sha256(json.dumps(self.decides, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def _span(self) -> Window:
+        days = [day for window in self.windows.values() for day in window]
+        return min(days), max(days)
+
+    @cached_property
+    def _files(self) -> list[LakeFile]:
+        """Of all splits, planned once."""
+        return self.lake.files(self.table, self.snapshot_id, *self._span)
+
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the splits; gives rows, population and files."""
         spill = tempfile.mkdtemp(prefix="sample-") if storage.is_remote(folder) else str(folder.with_suffix(".spill"))
@@ -183,8 +195,8 @@ class _Drawing:
         }  # fmt: skip
 
     def _write_split(self, connection: duckdb.DuckDBPyConnection, split: str, folder: Path) -> list[str]:
-        days = [day for window in self.windows.values() for day in window] if self.groups else self.windows[split]
-        files = [file.path for file in self.lake.files(self.table, self.snapshot_id, min(days), max(days))]
+        first, last = self._span if self.groups else self.windows[split]
+        files = [file.path for file in self._files if first <= file.day <= last]
         self.rows[split] = self.population[split] = 0
         if not files:
             return []
