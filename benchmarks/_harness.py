@@ -10,6 +10,7 @@ import json
 import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -73,6 +74,47 @@ def cpu_seconds(command: Sequence[str], env: Mapping[str, str] | None = None) ->
     _run(command, env)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a whole process took.
+
+    :param wall: seconds.
+    :param cpu: seconds of user and system, its children included.
+    :param peak: most memory of it or of a child, in MB.
+    """
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+def process(command: Sequence[str], limit: int | None = None) -> Process:
+    """Run a process and measure all of it at once.
+
+    :param command: of it.
+    :param limit: bytes of data that it may hold (``RLIMIT_DATA``: heap and private memory; mapped files do not count).
+    :raises RuntimeError: when it fails; its last lines say why.
+    """
+    # The largest child so far would hide a smaller one, so each is waited for by a process of its own.
+    code = (
+        "import json, resource, subprocess, sys, time\n"
+        "limit, command = json.loads(sys.argv[1])\n"
+        "bound = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
+        "began = time.perf_counter()\n"
+        "done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)\n"
+        "wall, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "if done.returncode:\n"
+        "    sys.exit((done.stderr or done.stdout or str(done.returncode))[-2000:])\n"
+        "print(json.dumps([wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps([limit, list(command)])], cwd=PROJECT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return Process(*json.loads(done.stdout))
 
 
 def _run(command: Sequence[str], env: Mapping[str, str] | None) -> None:

@@ -255,12 +255,8 @@ def _page(result: dict[str, Any], pictures: dict[str, tuple[str, str]]) -> str:
     if champion and not champion["comparable"]:
         missing = ", ".join(champion["missing"])
         page.text(f"Not compared with champion {champion['version']}: the test rows lack {missing}.", "bad")
-    if (toll := result["toll"]).get("interruptions") or toll.get("rounds_regained"):
-        tries = "" if toll["interruptions"] else ", and went on from an earlier try's checkpoint"
-        page.text(
-            f"The last try of the training survived {toll['interruptions']} interruptions{tries}. "
-            f"{told(toll).capitalize()}."
-        )
+    if (toll := result["toll"]).get("interruptions"):
+        page.text(f"The training survived {toll['interruptions']} interruptions. {told(toll).capitalize()}.")
     page.text("In brackets: 95 % bootstrap intervals.", "note")
     for name, (heading, svg) in pictures.items():
         page.heading(heading).figure(svg)

@@ -126,10 +126,16 @@ def plan_gpu_memory(
 
 
 def memory_limit() -> int:
-    """Bytes of memory that this process may use: what is available, or its control group's limit when that is less."""
+    """Bytes of memory that this process may use: what is available, or the limit of its control group or of the process
+    (``ulimit -d``, ``ulimit -v``) when that is less."""
+    import resource
+
     import psutil
 
     limit = int(psutil.virtual_memory().available)
+    for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+        if (allowed := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
+            limit = min(limit, allowed)
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             limit = min(limit, int(Path(name).read_text()))
