@@ -169,8 +169,9 @@ def _plan(rank: int, work: Work, cache: Path, device: str) -> MemoryPlan:
         return plan_memory(rows, features, limit, shutil.disk_usage(cache).free // work.sharing)
     files = len(work.train_files[rank]) + len(work.validate_files[rank])
     return plan_gpu_memory(
-        rows, features, limit, gpu_memory() // work.sharing, batch=-(-rows // max(1, files)), direct=to_device(device) is not None
-    )
+        rows, features, limit, gpu_memory() // work.sharing, batch=-(-rows // max(1, files)),
+        direct=to_device(device) is not None,
+    )  # fmt: skip
 
 
 def _matrices(
