@@ -235,6 +235,20 @@ def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
         assert (train.warm_start, train.name) == (given, "flights") and train.mlflow.endswith("include/data/mlflow")
 
 
+def test_spare_capacity_reaches_the_training(build):
+    assert build()["train"].task_dict["train"].spot is False
+    said = (
+        "  cluster: some_dask\n  workers: 4\n  min_workers: 2\n  usd_per_hour: 1.2\n"
+        "  spot: {checkpoint: '{lake}/ckpt', every: 2 minutes, on_demand_after: 2 interruptions, deadline: 4 h,"
+        " usd_per_hour: 0.4}"
+    )
+    train = build(("  cluster: local", said))["train"].task_dict["train"]
+    assert (train.spot, train.on_demand_after, train.on_demand_deadline) == (True, 2, 4 * 3600)
+    assert (train.min_workers, train.workers, train.checkpoint_seconds) == (2, 4, 120)
+    assert (train.usd_per_hour, train.on_demand_usd_per_hour) == (0.4, 1.2)
+    assert train.checkpoint.endswith("include/data/lake/ckpt") and train.checkpoint.startswith("/")
+
+
 def test_retries_and_the_owner_come_from_the_spec_and_the_caller(build):
     task = build(default_args={"retries": 5})["train"].task_dict["train"]
     assert task.retries == 5 and task.owner == "ops-analytics"

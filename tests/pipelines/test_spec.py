@@ -433,13 +433,19 @@ WRONG = {
         None,
         "train.warm_start is wrong\n  expected: champion or a whole number from 1; found: challenger",
     ),
-    # what later stages may bring is not silently taken
-    "spot machines": (
+    "a number of interruptions": (
         "  cluster: local",
-        "  spot: {on_demand_after: 2 interruptions}",
+        "  spot: {on_demand_after: twice}",
         None,
-        "train.spot is not a key of the spec\n  expected: one of class_weights, cluster, monotone,",
+        "train.spot.on_demand_after is wrong\n  expected: a number of interruptions, such as 2 interruptions; found: t",
     ),
+    "more workers at least than at most": (
+        "  cluster: local",
+        "  min_workers: 2",
+        None,
+        "train.min_workers is wrong\n  expected: at most workers, which is 1; found: 2",
+    ),
+    # what later stages may bring is not silently taken
     "a roll-out": (
         "  port: 8500",
         "  rollout: {steps: [10, 50, 100], wait: 10m}",
@@ -474,7 +480,7 @@ WRONG = {
         "cluster: local",
         "cluster: kubernetes",
         None,
-        "expected: local, processes, or the id of a connection of type dask; found: kubernetes",
+        "expected: local, processes, cuda, or the id of a connection of type dask; found: kubernetes",
     ),
     "an unknown way to load the warehouse": (
         "alerts: []",
