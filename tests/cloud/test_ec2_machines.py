@@ -1,5 +1,6 @@
 """Instances of EC2 for a cluster, through boto3 against moto: what is asked for, found again, and removed."""
 
+import os
 import subprocess
 
 import boto3
@@ -142,9 +143,17 @@ def test_a_script_that_fails_shuts_the_machine_down_too(bash):
 
 
 def test_a_container_gets_files_and_gpus_of_the_machine(bash):
-    script = MachineScript(["worker", "{folder}/key"], {"key": "k"}, {"A": "b c"}, image="registry/train:1", gpus=True)
+    script = MachineScript(["worker", "{folder}/key"], {"key": "k"}, {"A": "b c"}, image="registry/train:1", gpus=1)
     (line,) = [line for line in bash(script).stdout.splitlines() if line.startswith("[docker]")]
     words = line.strip("[]").split("][")
     assert words[:2] == ["docker", "run"] and words[-3:-1] == ["registry/train:1", "worker"]
     folder = words[-1].removesuffix("/key")
+    assert "--env=CUDA_VISIBLE_DEVICES=0" in words
     assert f"--volume={folder}:{folder}:ro" in words and "--gpus=all" in words and "--env=A=b c" in words
+
+
+def test_a_machine_has_a_worker_for_each_gpu_and_ends_with_the_first(bash):
+    say = 'echo "$CUDA_VISIBLE_DEVICES $1"; [ "$CUDA_VISIBLE_DEVICES" = 2 ] || exec sleep 60; sleep 1; exit 1'
+    lines = bash(MachineScript(["bash", "-c", say, "x", "{threads}"], gpus=3)).stdout.splitlines()
+    threads = max(1, os.cpu_count() // 3)
+    assert sorted(lines[1:-1]) == [f"{number} {threads}" for number in range(3)] and lines[-1] == "shutdown -h now"
