@@ -2,8 +2,8 @@
 
 The machines connect back to it, over TLS with certificates that are made for this cluster and for its time alone; who
 has none is refused. A worker ends when the scheduler is gone, and its machine with it: of a task that was killed
-nothing stays, and its next try removes what is still ending. Machines must reach ``host`` at ``port`` (any, when 0), and
-each other at any port; what XGBoost itself exchanges between workers is not encrypted.
+nothing stays, and its next try removes what is still ending. Machines must reach ``host`` at ``port`` (any, when 0),
+and each other at any port; what XGBoost itself exchanges between workers is not encrypted.
 
 A service is a ``Fleet``; EC2, Compute Engine and others are in modules of their own.
 """
@@ -78,6 +78,8 @@ class FleetPlace:
     :param python: of the machines; the program that starts a worker.
     :param death_timeout: seconds that a worker which cannot reach the scheduler goes on trying.
     :param hours: that the certificates are valid.
+    :param patience: seconds that machines have to become workers.
+    :param machine: what tells that a machine is about to go, for ``ml.training.interruption``.
     :param env: variables of the workers; nothing secret.
     """
 
@@ -89,6 +91,8 @@ class FleetPlace:
     python: str = "python3"
     death_timeout: float = 60.0
     hours: float = 24.0
+    patience: float = 600.0
+    machine: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager

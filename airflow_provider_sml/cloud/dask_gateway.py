@@ -204,6 +204,10 @@ class GatewayMade:
                 self._gateway.scale_cluster(self.name, self._workers)
         self._asked = True
 
+    def why(self) -> str:
+        """A gateway does not tell."""
+        return ""
+
 
 def _client(report: Any, patience: float = 60.0) -> Any:
     from distributed import Client

@@ -32,6 +32,9 @@ class Made(Protocol):
     def replenish(self) -> None:
         """Ask for machines in place of those that are gone; does not wait for them."""
 
+    def why(self) -> str:
+        """What keeps machines from coming, as far as the service tells; empty when it does not."""
+
 
 class Place(Protocol):
     """A service that makes a cluster for one task, such as Kubernetes; adapters of services are in ``cloud``."""
@@ -117,10 +120,11 @@ class Cluster:
             if (now := time.monotonic()) > until:
                 if up >= self.least:
                     break
+                why = self._made.why() if self._made else ""
                 raise TooFewWorkersError(
                     "the cluster has too few workers",
                     expected=f"{self.least} within {patience:g} s",
-                    found=up,
+                    found=f"{up} ({why})" if why else up,
                     todo="start workers, or ask for fewer",
                 )
             if self._made and now >= asked:
