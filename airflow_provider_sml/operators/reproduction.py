@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError
-from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.operators.base import SmlOperator, find_version
+from airflow_provider_sml.operators.clusters import where
 from airflow_provider_sml.refs import ReproductionRef
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ReproduceModelOperator(SmlOperator):
 
     :param name: registered model.
     :param version: version number, an alias, or the output of a task that registered it; the champion when empty.
-    :param cluster: where it is trained: ``local``, ``processes``, a scheduler's address, or the id of its connection.
+    :param cluster: where it is trained, as for ``TrainXGBoostOperator``.
         When empty, in this process for one worker, and in processes of this machine for several.
     :param lake: location of the lake, or the id of its connection; the recorded one when empty.
     :param mlflow: address or folder of MLflow, or the id of its connection.
@@ -45,7 +45,7 @@ class ReproduceModelOperator(SmlOperator):
         *,
         name: str,
         version: Any = "",
-        cluster: str = "",
+        cluster: str | Mapping[str, Any] = "",
         lake: str = "",
         mlflow: str = MlflowHook.default_conn_name,
         **kwargs: Any,
@@ -71,8 +71,8 @@ class ReproduceModelOperator(SmlOperator):
         training = replace(training_of(what, bundle, tags, lake), warm_start=_base(what, registry, bundle))
         for line in (moved := surroundings(bundle, tags)):
             self.log.warning("not as it was when %s was trained: %s", what, line)
-        where = self.cluster or ("local" if training.workers == 1 else "processes")
-        with cluster(DaskHook(where).get_conn(), training.workers) as client:
+        place = where(self.cluster or ("local" if training.workers == 1 else "processes"), context)
+        with cluster(place.cluster, training.workers, place.patience) as client:
             again = fit(training, client, lambda line: self.log.info("%s", line))
         found = distance(bundle, again, training.sample)
         equal = again.digest == bundle.digest

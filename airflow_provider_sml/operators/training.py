@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.errors import DataError, GateError, IntegrityError
-from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, announce, find_version, lineage
+from airflow_provider_sml.operators.clusters import where
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
     EvaluationRef,
@@ -43,7 +43,9 @@ class TrainXGBoostOperator(SmlOperator):
     :param hyperparameters: XGBoost's parameters, with ``rounds`` and ``early_stopping``, and ``monotone``: 1 for each
         feature with which the score may only rise, -1 for each with which it may only fall; and ``class_weights``:
         ``balanced``, or ``negative`` and ``positive`` with a weight each. Scores are recalibrated for them.
-    :param cluster: ``local`` (in this process), ``processes``, a scheduler's address, or the id of its connection.
+    :param cluster: ``local`` (in this process), ``processes``, ``cuda`` (one worker for each GPU of this machine), a
+        scheduler's address, the id of its connection, or the settings of a service that makes a cluster for the task;
+        see ``operators.clusters.where``.
     :param workers: workers that the rows are split over.
     :param min_workers: workers to go on with where all do not come in time; some then do the part of several, so that
         the rows stay split as they were. All of them when 0.
@@ -58,7 +60,8 @@ class TrainXGBoostOperator(SmlOperator):
     :param on_demand_after: interruptions, over all tries of the task, after which machines on demand take the place of
         spare capacity; 0 for never. They also do where spare capacity does not come in time.
     :param on_demand_deadline: seconds after the start of the first try until that happens at the latest; 0 for never.
-    :param machine: where the workers run, to notice an interruption in time: ``ec2``, ``gce`` or empty.
+    :param machine: where the workers run, to notice an interruption in time: ``ec2``, ``gce`` or empty. A cluster that
+        is made there is known to be.
     :param warm_start: a registered version, on top of whose rounds at most ``rounds`` come: its number,
         ``champion``, or the output of a task that registered it; empty to start from nothing. While there is no
         champion yet, the training starts from nothing as well.
@@ -80,7 +83,7 @@ class TrainXGBoostOperator(SmlOperator):
         sample: Any,
         dataset: Dataset | Mapping[str, Any],
         hyperparameters: Mapping[str, Any] | None = None,
-        cluster: str = "local",
+        cluster: str | Mapping[str, Any] = "local",
         workers: int = 1,
         models: str | None = None,
         device: str = "auto",
@@ -130,6 +133,7 @@ class TrainXGBoostOperator(SmlOperator):
 
         sample = SampleRef.load(self.sample)
         dataset = Dataset.load(self.dataset)
+        place = where(self.cluster, context)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
         self.open_lake(sample.lake)
         hook = LakeHook(sample.lake)
@@ -144,15 +148,15 @@ class TrainXGBoostOperator(SmlOperator):
             every=self.checkpoint_rounds,
             seconds=self.checkpoint_seconds,
             interruptions=self.interruptions,
-            machine=self.machine,
+            patience=place.replacement,
+            machine=self.machine or place.machine,
             warm_start=self._start(self.name or dataset.name),
             usd_per_hour=self.usd_per_hour,
             on_demand_usd_per_hour=self.on_demand_usd_per_hour,
             on_demand_after=self.on_demand_after,
             on_demand_deadline=self.on_demand_deadline,
         )
-        where = DaskHook(self.cluster).get_conn()
-        with Cluster(where, self.workers, spot=self.spot, least=self.min_workers) as made:
+        with Cluster(place.cluster, self.workers, place.patience, self.spot, self.min_workers) as made:
             model = train(training, made, models, lambda line: self.log.info("%s", line))
         self.log.info(
             "model %s: %d rounds on %s rows of %d features", model.model_id, model.rounds,
