@@ -170,8 +170,10 @@ boost(resumed(todo))
 def test_a_killed_driver_goes_on_to_the_same_bytes(shop_sample, tmp_path):
     import cloudpickle
 
-    whole = boost(work(shop_sample, tmp_path, RANDOM | {"rounds": 900, "early_stopping": 900}, every=30))
-    todo = work(shop_sample, tmp_path / "spot", RANDOM | {"rounds": 900, "early_stopping": 900}, every=30)
+    settings = RANDOM | {"learning_rate": 0.005, "rounds": 3000, "early_stopping": 60}
+    whole = boost(work(shop_sample, tmp_path, settings, every=30))
+    assert 300 < whole.state.rounds < 3000  # early stopping ends it
+    todo = work(shop_sample, tmp_path / "spot", settings, every=30)
     (tmp_path / "work").write_bytes(cloudpickle.dumps(todo))
     reached = [0]
     for _ in range(5):
@@ -182,13 +184,14 @@ def test_a_killed_driver_goes_on_to_the_same_bytes(shop_sample, tmp_path):
                 driver.kill()
                 reached.append(start[1].rounds)
         driver.wait()
-    assert len(reached) >= 4 and reached == sorted(reached)  # it got on from kill to kill
-    assert boost(resumed(todo)).model == whole.model
+    assert len(reached) == 6 and reached == sorted(reached)  # it got on from kill to kill
+    again = boost(resumed(todo))
+    assert again.model == whole.model and again.state.best_round == whole.state.best_round
 
 
 @pytest.mark.timeout(900)  # it starts clusters up to seven times, each time waiting for workers that were killed
 def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_path):
-    settings = PARAMS | RANDOM | {"rounds": 240, "early_stopping": 240}
+    settings = PARAMS | RANDOM | {"learning_rate": 0.01, "rounds": 3000, "early_stopping": 60}
     whole_training = Training(DATASET, shop_sample, settings, 2, every=20)
     training = replace(
         whole_training, checkpoint=tmp_path / "ckpt", seconds=0, interruptions=5, patience=20, usd_per_hour=9
@@ -223,7 +226,7 @@ def test_a_killed_worker_is_replaced_and_the_model_is_the_same(shop_sample, tmp_
                     killer.join(30)
         except JobError:
             continue
-    assert killed and model.digest == whole.digest
+    assert len(killed) == 5 and model.digest == whole.digest and whole.rounds < 3000 - 60  # early stopping ended it
     assert sum("going on from the checkpoint" in line for line in lines) >= 1
     kept = Bundle.read(Path(model.uri))
     assert kept.digest == whole.digest and not path.exists()
