@@ -122,7 +122,9 @@ class FleetPlace:
         host = self.host or get_ip()
         security = credentials.security()
         options = {
-            "host": self.bind or host, "port": self.port, "protocol": "tls", "dashboard": False, "security": security,
+            "host": self.bind or host, "port": self.port, "protocol": "tls", "security": security, "dashboard": False,
+            # Its HTTP server starts in any case; it has no certificate and shall not be reached from elsewhere.
+            "dashboard_address": "127.0.0.1:0",
         }  # fmt: skip
         try:
             started = SpecCluster(
@@ -148,8 +150,8 @@ class FleetPlace:
         ]
         return [
             self.python, "-m", "distributed.cli.dask_worker", f"tls://{self.host or get_ip()}:{port}", *tls,
-            "--no-nanny", "--no-dashboard", "--memory-limit", "0", "--death-timeout", f"{self.death_timeout:g}",
-            *threads,
+            "--no-nanny", "--dashboard-address", "127.0.0.1:0", "--memory-limit", "0",
+            "--death-timeout", f"{self.death_timeout:g}", *threads,
         ]  # fmt: skip
 
 
@@ -172,14 +174,14 @@ class FleetMade:
         self._place, self._scheduler, self._bootstrap = place, scheduler, bootstrap
         self._workers, self._spot = workers, spot
         self._launched, self._not_before = 0, 0.0
-        self._seen: set[str] = set()
+        self._came: list[str] = []
+        scheduler.scheduler.add_plugin(_arrivals(self._came))
 
     def replenish(self) -> None:
         """Start machines in place of those that are gone; not often, and not for ever when none becomes a worker."""
-        self._seen |= set(self._scheduler.scheduler.workers)
-        now, per = time.monotonic(), self._place.workers_per_machine
-        wanted = -(-self._workers // per)
-        if now < self._not_before or self._launched - len(self._seen) // per >= wanted * _IN_VAIN:
+        now = time.monotonic()
+        wanted = -(-self._workers // self._place.workers_per_machine)
+        if now < self._not_before or self._in_vain() >= wanted * _IN_VAIN:
             return
         missing = wanted - len(self._place.fleet.alive())
         if missing > 0:
@@ -191,10 +193,26 @@ class FleetMade:
     def why(self) -> str:
         """What keeps machines from coming; empty when nothing is known."""
         told = self._place.fleet.why()
-        vain = self._launched - len(self._seen) // self._place.workers_per_machine
-        if not told and vain > 0:
+        if not told and (vain := self._in_vain()) > 0:
             told = f"{vain} machines were started of which no worker has connected to {self.address}"
         return told
+
+    def _in_vain(self) -> int:
+        """Machines that were started and have not become workers, or not yet."""
+        return self._launched - len(self._came) // self._place.workers_per_machine
+
+
+def _arrivals(came: list[str]) -> Any:
+    """A plugin of the scheduler that writes down each worker that connects."""
+    from distributed.diagnostics.plugin import SchedulerPlugin
+
+    class Arrivals(SchedulerPlugin):
+        name = "sml-arrivals"
+
+        def add_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
+            came.append(worker)
+
+    return Arrivals()
 
 
 def _removed(fleet: Fleet) -> None:
