@@ -202,20 +202,22 @@ class _Drawing:
             return []
         source = "read_parquet(?, union_by_name=true, hive_partitioning=false)"
         where = f"{LABEL} IS NOT NULL{self._of_split(split)}"
-        [(count,)] = connection.execute(f"SELECT count(*) FROM {source} WHERE {where}", [files]).fetchall()
-        self.population[split] = int(count)
         query = f"SELECT * FROM {source} WHERE {where}"
-        if split == "train":
+        thinned = split == "train" and self.method.name != "all"
+        if thinned:
+            [(count,)] = connection.execute(f"SELECT count(*) FROM {source} WHERE {where}", [files]).fetchall()
+            self.population[split] = int(count)
             weight, quota = self.method.weight(self.windows["train"][1]), self.method.quota()
             query = f"SELECT *{f', {weight} AS {WEIGHT}' if weight else ''} FROM {source} WHERE {where}"
             query += f" AND {self.method.keep()}" + (f" QUALIFY {quota}" if quota else "")
             if quota:  # a window function loses the order of the stream
                 query = f"SELECT * FROM ({query}) ORDER BY {hash_sql(self.method.key, self.method.seed)}"
         stream: Iterator[pa.RecordBatch] = iter(connection.sql(query, params=[files]).to_arrow_reader(_CHUNK))
-        if split == "train" and self.method.name == "reservoir" and self.method.size:
+        if thinned and self.method.name == "reservoir" and self.method.size:
             kept = reservoir(stream, self.method.size, self.method.seed)
             stream = iter(kept.to_batches() if kept is not None else [])
         paths, self.rows[split] = write_shards(stream, folder / split)
+        self.population[split] = self.population[split] or self.rows[split]
         return paths
 
     def _of_split(self, split: str) -> str:

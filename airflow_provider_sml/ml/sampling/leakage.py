@@ -28,14 +28,13 @@ def check_splits(
     :raises DataError: naming the splits and an example of what they share.
     """
     names = ", ".join(identifier(name, "duckdb") for name in group or (PARTITION,))
-    values = (
-        f"SELECT concat_ws('|', {names}) AS shared FROM read_parquet(?, union_by_name=true, hive_partitioning=false)"
-    )
+    values = f"SELECT {names} FROM read_parquet(?, union_by_name=true, hive_partitioning=false)"
     for one, other in combinations(files, 2):
         if not files[one] or not files[other]:
             continue
         [(count, example)] = connection.execute(
-            f"SELECT count(*), min(shared) FROM ({values} INTERSECT {values})", [list(files[one]), list(files[other])]
+            f"SELECT count(*), min(concat_ws('|', {names})) FROM ({values} INTERSECT {values})",
+            [list(files[one]), list(files[other])],
         ).fetchall()
         if count:
             what = f"entities ({', '.join(group)})" if group else "days"
