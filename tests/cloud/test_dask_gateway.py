@@ -54,6 +54,7 @@ def until(so, patience=30):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_training_on_spot_workers_that_replaces_a_killed_one_and_leaves_nothing(server, place, shop_sample, tmp_path):
     training = Training(DATASET, shop_sample, PARAMS, 2, checkpoint=tmp_path / "ckpt")
     with Cluster(place, 2, 60, spot=True) as cluster:

@@ -54,6 +54,7 @@ def until(so, patience=60):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_training_on_spot_instances_survives_their_loss_and_leaves_nothing(ec2, ami, shop_sample, tmp_path):
     with machines(MotoInstances(ec2)) as hosts:
         training = Training(
@@ -150,6 +151,7 @@ def test_a_port_that_is_taken_is_told_before_a_machine_is_paid_for(ec2, ami):
     assert fleet(ami).alive() == []
 
 
+@pytest.mark.slow
 def test_a_training_in_containers_on_compute_engine_goes_over_to_machines_on_demand(shop_sample, tmp_path, monkeypatch):
     cloud = FakeCompute()
     clients = Clients(cloud.address)

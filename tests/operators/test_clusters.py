@@ -36,6 +36,7 @@ def clean():
     forget_clients()
 
 
+@pytest.mark.slow
 def test_a_task_trains_on_spot_instances_that_are_gone_after_it(dag_project, fake_aws, clean, shop_sample, tmp_path):
     ec2 = boto3.client("ec2", endpoint_url=fake_aws.s3)
     ami = ec2.describe_images()["Images"][0]["ImageId"]
