@@ -42,7 +42,8 @@ class TrainXGBoostOperator(SmlOperator):
     :param dataset: features and label.
     :param hyperparameters: XGBoost's parameters, with ``rounds`` and ``early_stopping``, and ``monotone``: 1 for each
         feature with which the score may only rise, -1 for each with which it may only fall; and ``class_weights``:
-        ``balanced``, or ``negative`` and ``positive`` with a weight each. Scores are recalibrated for them.
+        ``balanced``, or ``negative`` and ``positive`` with a weight each. Scores are recalibrated for them; and
+        ``metrics``: functions by import path (``package.module:function``) that take labels, scores and weights.
     :param cluster: ``local`` (in this process), ``processes``, ``cuda`` (one worker for each GPU of this machine), a
         scheduler's address, the id of its connection, or the settings of a service that makes a cluster for the task;
         see ``operators.clusters.where``.
@@ -196,7 +197,7 @@ class EvaluateModelOperator(SmlOperator):
     :param name: registered model whose champion is compared; none when empty.
     :param baseline: columns whose label rates in training are the baseline.
     :param slices: columns by whose values the measures are repeated.
-    :param min_rows: smallest slice that is measured.
+    :param min_rows: smallest slice, and smallest day or week of the test window, that is measured.
     :param mlflow: address or folder of MLflow, or the id of its connection.
     :param reports: folder of the reports.
     """

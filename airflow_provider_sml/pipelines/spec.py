@@ -17,6 +17,7 @@ from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Number, Source, Strict, Whole, misfit
 from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
+from airflow_provider_sml.ml.training.custom import PATH
 from airflow_provider_sml.operators.deployment_targets import check_settings
 
 #: Clusters that later versions may have; they are no ids of connections.
@@ -138,6 +139,27 @@ _A_SIGN = "1 or -1"
 Sign = Annotated[Whole, AfterValidator(_sign), WithJsonSchema({"enum": [1, -1], EXPECTED: _A_SIGN})]
 
 
+def _function(value: str) -> str:
+    if not re.fullmatch(PATH, value):
+        raise misfit(None, _A_FUNCTION, value)
+    return value
+
+
+_A_FUNCTION = "a function by its import path, such as include.metrics:cost"
+Function = Annotated[str, AfterValidator(_function), Field(json_schema_extra={EXPECTED: _A_FUNCTION})]
+
+
+class OwnMetric(Strict):
+    """A metric of your own.
+
+    :param function: its import path, ``package.module:function``.
+    :param higher_is_better: whether early stopping looks for its highest value.
+    """
+
+    function: Function
+    higher_is_better: bool = False
+
+
 class ClassWeights(Strict):
     """What the rows weigh by their label; only the proportion of the two moves the scores.
 
@@ -202,6 +224,9 @@ class Train(Strict):
     :param monotone: numeric features with which the score may only rise (``1``) or only fall (``-1``).
     :param class_weights: what rows weigh by their label: ``balanced``, so that both labels weigh the same in sum, or
         ``{negative: 1, positive: 4}``. Scores stay probabilities: they are recalibrated for it.
+    :param metrics: functions of your own, by import path (``package.module:function``), that every round is measured
+        by on the validation rows: they take labels, scores and weights and give one number. ``params.stop_on`` may
+        name one of them.
     :param warm_start: the registered version on top of whose rounds ``params.rounds`` come at most: ``champion``, or
         its number.
     :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), or the id
@@ -218,6 +243,7 @@ class Train(Strict):
     params: dict[str, Whole | Number | str | bool] = {}
     monotone: dict[Name, Sign] = {}
     class_weights: Literal["balanced"] | ClassWeights | None = None
+    metrics: list[Function | OwnMetric] = []
     warm_start: Literal["champion"] | Annotated[Whole, Field(ge=1)] | None = None
     cluster: Cluster = "local"
     workers: Whole = Field(default=1, ge=1, le=8)
@@ -228,7 +254,7 @@ class Train(Strict):
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """What the operators take: XGBoost's parameters and ours."""
-        own = self.model_dump(include={"monotone", "class_weights"}, exclude_defaults=True)
+        own = self.model_dump(include={"monotone", "class_weights", "metrics"}, exclude_defaults=True)
         return {**self.params, **own}
 
     @model_validator(mode="after")

@@ -242,7 +242,7 @@ def summary(figures: dict[str, Any]) -> str:
         f"sample    {sample['rate']:.0%} by tailnum: {sample['train']:,} of {sample['population']:,} training rows",
         f"train     {figures['rounds']} rounds",
         f"          AUC {auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}] on {evaluation['rows']:,} later rows; "
-        f"rates by {' and '.join(baseline['by'])} {baseline['auc']:.3f}; ECE {evaluation['ece']:.3f}",
+        f"rates by {' and '.join(baseline['by'])} {baseline['auc']:.3f}; ECE {evaluation['ece']['value']:.3f}",
         f"gate      {passed} of {len(gate['checks'])} checks passed",
         f"          {figures['reports']}/gate/{figures['version']}/gate.html",
         f"deploy    version {figures['version']} is the champion     {figures['url']}",

@@ -1,5 +1,6 @@
 """Measures against scikit-learn's, and the evaluation of a model on rows it has not seen."""
 
+import datetime as dt
 import json
 import re
 import warnings
@@ -15,10 +16,11 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.ml import sampling
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.sampling import split_files
-from airflow_provider_sml.ml.training import data, metrics
+from airflow_provider_sml.ml.training import data, metrics, parts
 from airflow_provider_sml.ml.training.evaluation import evaluate
 from tests import shops
 from tests.ml.test_lake_shops import DATASET, fit, stored_day
@@ -103,15 +105,30 @@ def test_intervals_are_the_same_whenever_asked_and_narrow_with_rows():
 
 def test_the_difference_is_paired():
     labels, scores, _ = draw(400)
-    nothing = metrics.auc_difference(labels, scores, scores)
-    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
-    worse = scores + np.random.default_rng(3).normal(0, 0.3, len(scores))
-    found = metrics.auc_difference(labels, scores, worse)
+    for nothing in metrics.differences(labels, scores, scores).values():
+        assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    worse = np.clip(scores + np.random.default_rng(3).normal(0, 0.3, len(scores)), 0, 1)
+    every = metrics.differences(labels, scores, worse)
+    for name in ("log_loss", "brier", "ece"):  # of which less is better
+        measure = getattr(metrics, name)
+        assert every[name].value == pytest.approx(measure(labels, scores) - measure(labels, worse))
+        assert every[name].low < every[name].value < every[name].high < 0
+    # Both models on the same rows of a draw: the interval of the difference is narrower than that of either.
+    alone = metrics.intervals(labels, scores)["brier"]
+    near = metrics.differences(labels, scores, np.clip(scores + 0.01, 0, 1))["brier"]
+    assert near.high - near.low < (alone.high - alone.low) / 4
+    drawn = np.random.default_rng(7).integers(0, 400, 400)
+    one = metrics.differences(labels, scores, 1 - scores, repeats=1)
+    for name in ("auc", "log_loss", "brier", "ece"):
+        measure = getattr(metrics, name)
+        gap = measure(labels[drawn], scores[drawn]) - measure(labels[drawn], 1 - scores[drawn])
+        assert one[name].low == pytest.approx(gap)
+    found = metrics.differences(labels, scores, worse)["auc"]
     assert found.value == pytest.approx(
         reference.roc_auc_score(labels, scores) - reference.roc_auc_score(labels, worse)
     )
     assert 0 < found.low < found.value < found.high
-    turned = metrics.auc_difference(labels, worse, scores)
+    turned = metrics.differences(labels, worse, scores)["auc"]
     assert (turned.value, turned.low) == pytest.approx((-found.value, -found.high))
 
 
@@ -144,9 +161,9 @@ def test_the_figures_are_those_of_the_test_rows(bundle, shop_sample, tmp_path):
     assert found.rows == result["rows"] == len(labels) == 360
     assert found.auc == pytest.approx(reference.roc_auc_score(labels, scores), abs=1e-6)
     assert found.auc_low < found.auc < found.auc_high and found.auc_low > 0.5
-    assert result["log_loss"] == pytest.approx(reference.log_loss(labels, scores))
+    assert result["log_loss"]["value"] == pytest.approx(reference.log_loss(labels, scores))
     assert (result["label_rate"], result["mean_score"]) == pytest.approx((labels.mean(), scores.mean()))
-    assert result["window"] == [str(DAYS[14]), str(DAYS[16])] and result["champion"] is None
+    assert result["champion"] is None and "champion" not in (tmp_path / "one" / "evaluation.html").read_text()
     assert found.model_id == bundle.model_id
     cities = np.array(table.column("city").to_pylist())
     assert [(s["column"], s["value"]) for s in result["slices"]] == [("city", name) for name in sorted(set(cities))]
@@ -205,11 +222,13 @@ def test_every_measure_has_its_interval():
 
 
 def test_the_pictures_show_the_curve_the_importance_the_calibration_and_the_lift(bundle, shop_sample, tmp_path):
-    result = read(evaluate(bundle, shop_sample, tmp_path))
+    result = read(evaluate(bundle, shop_sample, tmp_path, min_rows=100))
     page = (tmp_path / "evaluation.html").read_text()
     names = {path.stem for path in tmp_path.glob("*.svg")}
     history = bundle.lineage["history"]
-    assert names == {f"learning_curve_{metric}" for metric in history} | {"importance", "calibration", "lift"}
+    assert names == {f"learning_curve_{metric}" for metric in history} | {
+        "importance", "calibration", "lift", "by_time",
+    }  # fmt: skip
     for name in names:
         svg = (tmp_path / f"{name}.svg").read_text()
         assert ElementTree.fromstring(svg).tag.endswith("svg") and svg in page
@@ -224,8 +243,8 @@ def test_the_pictures_show_the_curve_the_importance_the_calibration_and_the_lift
     assert svg.count("<rect") == len(DATASET.feature_list) and all(f.name in svg for f in DATASET.feature_list)
     assert sum(part["rows"] for part in result["lift"]) == result["rows"] and result["lift"][-1]["gain"] == 1.0
     assert (tmp_path / "calibration.svg").read_text().count("<circle") == len(result["reliability"])
-    for low, high in result["intervals"].values():
-        assert low < high
+    for name in ("auc", "log_loss", "brier", "ece"):
+        assert result[name]["low"] < result[name]["high"]
 
 
 def test_the_learning_curve_of_a_warm_start_keeps_its_own_rounds(bundle, shop_sample, tmp_path):
@@ -275,8 +294,114 @@ def test_slices_of_one_class_or_no_value_are_told(bundle, tmp_path):
     assert found.auc > 0
 
 
-def test_small_slices_are_left_out(bundle, shop_sample, tmp_path):
-    assert read(evaluate(bundle, shop_sample, tmp_path, slices=["city"], min_rows=500))["slices"] == []
+def test_slices_that_are_too_small_are_told_and_not_measured(bundle, shop_sample, tmp_path):
+    cities = rows(shop_sample).column("city").to_pylist()
+    counts = {name or "NULL": cities.count(name) for name in set(cities)}
+    limit = max(counts.values())
+    result = read(evaluate(bundle, shop_sample, tmp_path, slices=["city"], min_rows=limit))
+    assert [(part["value"], part["rows"]) for part in result["slices"]] == [
+        (name, count) for name, count in counts.items() if count == limit
+    ]
+    (small,) = result["slices_not_measured"]
+    left = {name: count for name, count in counts.items() if count < limit}
+    assert (small["column"], small["values"], small["rows"]) == ("city", len(left), sum(left.values()))
+    assert {part["value"]: part["rows"] for part in small["largest"]} == left
+    page = (tmp_path / "evaluation.html").read_text()
+    assert f"fewer than {limit:,} rows: {len(left)} values of city" in page
+    assert all(f"city = {name}</td><td>{count}" in page for name, count in left.items())
+    assert read(evaluate(bundle, shop_sample, tmp_path, slices=["city"], min_rows=1))["slices_not_measured"] == []
+
+
+def test_many_small_slices_are_counted_and_the_largest_named():
+    names = [f"a{n}" for n in range(300) for _ in range(1 + n % 3)]
+    labels, scores = np.arange(len(names)) % 2.0, np.linspace(0, 1, len(names))
+    found, (small,) = parts.slices(pa.table({"name": names}), labels, scores, ["name"], 10)
+    assert found == [] and (small["values"], small["rows"]) == (300, len(names))
+    assert len(small["largest"]) == parts.MOST_NAMED and {part["rows"] for part in small["largest"]} == {3}
+
+
+def test_the_windows_of_time_are_measured_day_by_day(bundle, shop_sample, tmp_path):
+    result = read(evaluate(bundle, shop_sample, tmp_path, min_rows=100))
+    table = rows(shop_sample)
+    dates, labels = np.array(table.column("event_date").to_pylist()), table.column(LABEL).to_numpy()
+    scores = Scorer(bundle).score_features(data.matrix(table, DATASET.feature_list))
+    found = result["by_time"]
+    assert found["unit"] == "day" and [(part["from"], part["to"]) for part in found["windows"]] == [
+        (str(day), str(day)) for day in DAYS[14:17]
+    ]
+    for day, part in zip(DAYS[14:17], found["windows"], strict=True):
+        inside = dates == day
+        assert part["rows"] == inside.sum() and part["label_rate"] == pytest.approx(labels[inside].mean())
+        assert part["auc"]["value"] == pytest.approx(reference.roc_auc_score(labels[inside], scores[inside]))
+        assert part["auc"]["low"] < part["auc"]["value"] < part["auc"]["high"]
+        assert part["log_loss"] == pytest.approx(reference.log_loss(labels[inside], scores[inside]))
+        assert part["ece"] == pytest.approx(metrics.ece(labels[inside], scores[inside]))
+    page = (tmp_path / "evaluation.html").read_text()
+    assert all(f"<td>{part['log_loss']:.4f}</td>" in page for part in found["windows"])
+    assert (tmp_path / "by_time.svg").read_text().count("<circle") == 3
+
+
+def test_days_with_few_rows_are_taken_together_by_the_week_and_the_rest_is_told(bundle, tmp_path):
+    table = rows_of(0, 10, 40)  # a week, and three days of the next one
+    sample = make_sample(tmp_path / "sample", {"train": table, "validate": table, "test": table})
+    found = read(evaluate(bundle, sample, tmp_path / "out", min_rows=200))["by_time"]
+    assert found["unit"] == "week" and [part["rows"] for part in found["windows"]] == [280, 120]
+    whole, rest = found["windows"]
+    assert (whole["from"], whole["to"], rest["from"], rest["to"]) == tuple(
+        map(str, (DAYS[0], DAYS[6], DAYS[7], DAYS[9]))
+    )
+    assert whole["auc"]["value"] > 0.5 and rest["auc"] is None and rest["log_loss"] is None
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "A week with fewer than 200 rows is not measured" in page and f"{DAYS[7]} to {DAYS[9]}</td><td>120" in page
+    none = read(evaluate(bundle, sample, tmp_path / "none", min_rows=1000))["by_time"]
+    assert [part["auc"] for part in none["windows"]] == [None, None]
+    assert not (tmp_path / "none" / "by_time.svg").exists()
+
+
+def test_the_windows_of_the_splits_are_told_and_follow_each_other(bundle, shop_sample, tmp_path):
+    splits = read(evaluate(bundle, shop_sample, tmp_path))["splits"]
+    assert {name: (part["from"], part["to"], part["rows"]) for name, part in splits.items()} == {
+        "train": (str(DAYS[0]), str(DAYS[10]), 1320),
+        "validate": (str(DAYS[11]), str(DAYS[13]), 360),
+        "test": (str(DAYS[14]), str(DAYS[16]), 360),
+    }
+    page = (tmp_path / "evaluation.html").read_text()
+    assert f"<td>validate</td><td>{DAYS[11]}</td><td>{DAYS[13]}</td><td>360</td>" in page
+    assert "no day is in two of them" in page
+    for split, part in splits.items():
+        dates = rows(shop_sample, split).column("event_date").to_pylist()
+        assert (str(min(dates)), str(max(dates))) == (part["from"], part["to"])
+
+
+def test_splits_of_entities_are_told_as_such(bundle, shop_lake, tmp_path):
+    split = sampling.windows(DAYS[-1], 11, 3, 3, dt.timedelta(0))
+    sample = sampling.draw(shop_lake, "orders", split, method="all", groups=("shop",))
+    assert read(evaluate(bundle, sample, tmp_path))["groups"] == ["shop"]
+    assert "The splits are of entities (shop)" in (tmp_path / "evaluation.html").read_text()
+
+
+def test_calibration_is_shown_before_and_after_recalibration(bundle, shop_sample, tmp_path):
+    table = rows(shop_sample)
+    labels = table.column(LABEL).to_numpy()
+    raw = Scorer(bundle).raw_scores(data.matrix(table, DATASET.feature_list))
+    result = read(evaluate(replace(bundle, recalibration=0.5), shop_sample, tmp_path))
+    after = raw * 0.5 / (1 - raw + raw * 0.5)
+    told = result["recalibration"]
+    assert told["ece_before"] == pytest.approx(metrics.ece(labels, raw))
+    assert told["log_loss_before"] == pytest.approx(metrics.log_loss(labels, raw))
+    assert told["mean_score_before"] == pytest.approx(raw.mean()) and result["mean_score"] == pytest.approx(
+        after.mean()
+    )
+    assert told["reliability_before"] == metrics.reliability(labels, raw)
+    assert result["ece"]["value"] == pytest.approx(metrics.ece(labels, after))
+    page = (tmp_path / "evaluation.html").read_text()
+    assert "ECE before recalibration by 0.5" in page and "Before it:" in page
+    drawn = (tmp_path / "calibration.svg").read_text()
+    assert "observed, before recalibration" in drawn
+    assert drawn.count("<circle") == len(result["reliability"]) + len(told["reliability_before"])
+    plain = read(evaluate(bundle, shop_sample, tmp_path))
+    assert plain["recalibration"]["reliability_before"] is None
+    assert "before recalibration" not in (tmp_path / "evaluation.html").read_text()
 
 
 @pytest.mark.parametrize("kind", ["baseline", "slices"])
@@ -315,9 +440,17 @@ def test_the_champion_is_measured_on_the_same_rows(bundle, shop_sample, tmp_path
     champion = result["champion"]
     assert champion["version"] == "3" and champion["comparable"]
     assert champion["auc"] == pytest.approx(reference.roc_auc_score(labels, theirs))
-    assert champion["difference"]["value"] == pytest.approx(result["auc"]["value"] - champion["auc"])
+    for name in ("auc", "log_loss", "brier", "ece"):
+        assert champion[name] == pytest.approx(getattr(metrics, name)(labels, theirs))
+        gap = champion["difference"][name]
+        assert gap["value"] == pytest.approx(result[name]["value"] - champion[name])
+        assert gap["low"] < gap["value"] < gap["high"]
+        assert f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}]" in (
+            (tmp_path / "evaluation.html").read_text()
+        )
     itself = read(evaluate(bundle, shop_sample, tmp_path, champion=("4", bundle)))
-    assert itself["champion"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert itself["champion"]["difference"]["log_loss"] == {"value": 0, "low": 0, "high": 0}
+    assert set(itself["champion"]["difference"]) == {"auc", "log_loss", "brier", "ece"}
 
 
 def test_a_champion_whose_feature_meant_something_else_is_scored_by_its_own_meaning(bundle, shop_sample, tmp_path):

@@ -13,10 +13,10 @@ GAP = {"value": 0.0, "low": -0.01, "high": 0.01}
 EVALUATION = {
     "model_id": "m2",
     "auc": {"value": 0.75, "low": 0.7, "high": 0.8},
-    "ece": 0.05,
+    "ece": {"value": 0.05, "low": 0.05, "high": 0.07},
     "recalibration": {"model": 1.0, "sample": 1.0},
-    "baseline": {"auc": 0.6, "difference": {"value": 0.15, "low": 0.1, "high": 0.2}},
-    "champion": {"version": "1", "comparable": True, "auc": 0.75, "difference": GAP},
+    "baseline": {"auc": 0.6, "difference": {"auc": {"value": 0.15, "low": 0.1, "high": 0.2}}},
+    "champion": {"version": "1", "comparable": True, "auc": 0.75, "difference": {"auc": GAP}},
     "slices": [
         {"column": "city", "value": "Bern", "rows": 100, "auc": 0.6},
         {"column": "city", "value": "Oslo", "rows": 20, "auc": 0.4},
@@ -80,7 +80,7 @@ def test_a_model_without_the_correction_of_its_sample_fails(tmp_path, found):
 @pytest.mark.parametrize("part", ["auc", "ece"])
 def test_what_is_no_number_fails(tmp_path, part):
     nan = float("nan")
-    value = {"value": nan, "low": nan, "high": nan} if part == "auc" else nan
+    value = {"value": nan, "low": nan, "high": nan}
     assert list(check(tmp_path, {"ece": {"max": 1}}, **{part: value}).values()).count(False) == 1
 
 

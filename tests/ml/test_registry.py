@@ -125,6 +125,14 @@ def test_everyones_tools_load_the_model_and_its_example(registry, name, shop_mod
     assert "xgboost==" in requirements and "mlflow" in requirements
 
 
+def test_a_version_without_an_evaluation_has_the_pictures_of_its_training(registry, name, shop_model, example):
+    version = registry.register(name, shop_model, example)
+    with registry._client() as client:
+        kept = {item.path for item in client.list_artifacts(version.run_id, "pictures")}
+    history = Bundle.read(Path(shop_model.uri)).lineage["history"]
+    assert kept == {f"pictures/learning_curve_{metric}.svg" for metric in history} | {"pictures/importance.svg"}
+
+
 def test_registering_again_finds_the_version_and_makes_it_challenger_again(
     registry, name, shop_model, example, tmp_path
 ):

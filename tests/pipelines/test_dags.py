@@ -224,11 +224,17 @@ def test_what_a_task_gets_is_what_the_spec_says(build):
 
 
 def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
-    said = "  monotone: {distance: 1}\n  class_weights: {negative: 1, positive: 4}"
+    said = (
+        "  monotone: {distance: 1}\n  class_weights: {negative: 1, positive: 4}\n"
+        "  metrics: [include.money:cost, {function: include.money:won, higher_is_better: true}]"
+    )
     tasks = build(("rate: 0.5", "rate: auto"), ("  cluster: local", said))["train"].task_dict
     for task in (tasks["plan_sample"], tasks["train"]):
         assert task.hyperparameters["monotone"] == {"distance": 1} and task.hyperparameters["rounds"] == 300
         assert task.hyperparameters["class_weights"] == {"negative": 1, "positive": 4}
+        assert task.hyperparameters["metrics"] == [
+            "include.money:cost", {"function": "include.money:won", "higher_is_better": True},
+        ]  # fmt: skip
     assert tasks["train"].warm_start == ""
     for said, given in (("champion", "champion"), ("3", "3")):
         train = build(("  cluster: local", f"  warm_start: {said}"))["train"].task_dict["train"]

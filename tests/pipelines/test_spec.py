@@ -427,6 +427,12 @@ WRONG = {
         None,
         "expected: no class_weights, because params has scale_pos_weight",
     ),
+    "a metric that is no import path": (
+        "  cluster: local",
+        "  metrics: [include.money.cost]",
+        None,
+        "a function by its import path, such as include.metrics:cost",
+    ),
     "a start from an unknown alias": (
         "  cluster: local",
         "  warm_start: challenger",

@@ -129,8 +129,8 @@ def _checks(evaluation: Mapping[str, Any], settings: Mapping[str, Any], rival: s
         found = evaluation.get("ece")
         yield Check(
             "calibration",
-            found is not None and found <= ece["max"],
-            _UNMEASURED if found is None else f"ECE {found:.4f}",
+            found is not None and found["value"] <= ece["max"],
+            _UNMEASURED if found is None else f"ECE {found['value']:.4f}",
             f"at most {ece['max']:g}",
             "the scores are no probabilities: train on days more like the test window, or recalibrate",
         )
@@ -164,7 +164,7 @@ def _against_champion(compared: Mapping[str, Any] | None, margin: float, rival: 
     if not compared["comparable"]:
         lacking = ", ".join(compared["missing"])
         return Check("champion", False, f"version {compared['version']} needs {lacking}", limit, "keep those columns")
-    gap = compared["difference"]
+    gap = compared["difference"]["auc"]
     return Check(
         "champion",
         gap["low"] >= -margin,
@@ -180,7 +180,7 @@ def _against_baseline(baseline: Mapping[str, Any] | None, wanted: Mapping[str, A
     todo = "a table of rates does as well: give the model better features"
     if baseline is None:
         return Check("baseline", False, _UNMEASURED, limit, "evaluate with a baseline")
-    gap = baseline["difference"]
+    gap = baseline["difference"]["auc"]
     value = f"{gap['value']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] against {baseline['auc']:.4f}"
     return Check("baseline", gap["low"] >= margin, value, limit, todo)
 

@@ -24,6 +24,7 @@ import numpy as np
 from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError, require
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.training.pictures import model_pictures
 from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef
 
 if TYPE_CHECKING:
@@ -260,6 +261,9 @@ class Registry:
             if evaluation is not None:
                 mlflow.log_metrics(_metrics(evaluation))
                 mlflow.log_artifacts(evaluation.uri, "evaluation")
+            else:
+                for picture, (_, svg) in model_pictures(bundle, Scorer(bundle).importance()).items():
+                    mlflow.log_text(svg, f"pictures/{picture}.svg")
             with tempfile.TemporaryDirectory() as temporary:
                 bundle.write(Path(temporary) / "bundle")
                 mlflow.log_artifacts(str(Path(temporary) / "bundle"), "bundle")

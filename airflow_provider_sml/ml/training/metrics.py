@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,8 +46,12 @@ class _Ranking:
 
 def log_loss(labels: np.ndarray, scores: np.ndarray) -> float:
     """Mean negative log likelihood; scores are kept 1e-15 away from 0 and 1."""
+    return float(np.mean(_losses(labels, scores)))
+
+
+def _losses(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     clipped = np.clip(scores, 1e-15, 1 - 1e-15)
-    return float(-np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped))))
+    return np.asarray(-np.where(labels == 1, np.log(clipped), np.log1p(-clipped)))
 
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -98,6 +102,41 @@ def auc_interval(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, see
     return _interval(ranking.auc(), [ranking.auc(weights) for weights in _draws(len(labels), repeats, seed)])
 
 
+#: The measures that have an interval.
+MEASURES = ("auc", "log_loss", "brier", "ece")
+
+
+class _Measured:
+    """One model's scores of some rows, made ready for all the weights that a bootstrap draws."""
+
+    _BINS = 10
+
+    def __init__(self, labels: np.ndarray, scores: np.ndarray) -> None:
+        self._ranking, self._apart = _Ranking(labels, scores), scores - labels
+        self._losses, self._squares = _losses(labels, scores), (scores - labels) ** 2
+        self._bins = np.minimum((scores * self._BINS).astype(int), self._BINS - 1)
+        self.values = (
+            self._ranking.auc(), log_loss(labels, scores), brier(labels, scores), ece(labels, scores, self._BINS)
+        )  # fmt: skip
+
+    def of(self, weights: np.ndarray) -> tuple[float, ...]:
+        """AUC, log loss, Brier score and ECE of the rows in some weights, whose sum is the number of rows."""
+        rows = len(weights)
+        # A bin's weight times the distance of its means is the distance of its sums.
+        apart = np.abs(np.bincount(self._bins, weights * self._apart, self._BINS)).sum() / rows
+        means = float(weights @ self._losses) / rows, float(weights @ self._squares) / rows
+        return self._ranking.auc(weights), *means, float(apart)
+
+
+def values(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """AUC, log loss, Brier score and ECE by name.
+
+    :param labels: shape (n,).
+    :param scores: shape (n,).
+    """
+    return dict(zip(MEASURES, _Measured(labels, scores).values, strict=True))
+
+
 def intervals(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, seed: int = 7) -> dict[str, Interval]:
     """AUC, log loss, Brier score and ECE, each with its bootstrap interval, all from the same draws.
 
@@ -110,23 +149,57 @@ def intervals(labels: np.ndarray, scores: np.ndarray, repeats: int = 200, seed: 
     :param seed: of the draws.
     :returns: by name: ``auc``, ``log_loss``, ``brier``, ``ece``.
     """
-    ranking, rows, bins = _Ranking(labels, scores), len(labels), 10
-    clipped = np.clip(scores, 1e-15, 1 - 1e-15)
-    losses = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))
-    squares, index = (scores - labels) ** 2, np.minimum((scores * bins).astype(int), bins - 1)
-
-    def measures(weights: np.ndarray) -> tuple[float, ...]:
-        # A bin's weight times the distance of its means is the distance of its sums.
-        apart = np.abs(np.bincount(index, weights * (scores - labels), bins)).sum() / rows
-        return ranking.auc(weights), float(weights @ losses) / rows, float(weights @ squares) / rows, float(apart)
-
-    names = ("auc", "log_loss", "brier", "ece")
-    values = (ranking.auc(), log_loss(labels, scores), brier(labels, scores), ece(labels, scores, bins))
-    drawn = [measures(weights) for weights in _draws(rows, repeats, seed)]
-    columns = zip(*drawn, strict=True)
-    found = {name: _interval(value, list(column)) for name, value, column in zip(names, values, columns, strict=True)}
+    measured = _Measured(labels, scores)
+    drawn = [measured.of(weights) for weights in _draws(len(labels), repeats, seed)]
+    found = _named(measured.values, drawn)
     found["ece"] = replace(found["ece"], low=min(found["ece"].low, found["ece"].value))
     return found
+
+
+def differences(
+    labels: np.ndarray, scores: np.ndarray, others: np.ndarray, repeats: int = 200, seed: int = 7
+) -> dict[str, Interval]:
+    """How far two models' measures lie apart on the same rows, ``scores`` minus ``others``, by a paired bootstrap.
+
+    Each draw measures both models on the same rows (Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+    chapter 8), so that what is hard for both cancels out, and most of what chance adds to both models' ECE.
+
+    :param labels: shape (n,).
+    :param scores: shape (n,).
+    :param others: of the other model, shape (n,).
+    :param repeats: bootstrap draws.
+    :param seed: of the draws.
+    :returns: by name, as ``intervals`` gives them.
+    """
+    ours, theirs = _Measured(labels, scores), _Measured(labels, others)
+    drawn = [_minus(ours.of(weights), theirs.of(weights)) for weights in _draws(len(labels), repeats, seed)]
+    return _named(_minus(ours.values, theirs.values), drawn)
+
+
+def _minus(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(one - other for one, other in zip(ours, theirs, strict=True))
+
+
+def _named(values: tuple[float, ...], drawn: list[tuple[float, ...]]) -> dict[str, Interval]:
+    columns = zip(*drawn, strict=True)
+    return {name: _interval(value, list(column)) for name, value, column in zip(MEASURES, values, columns, strict=True)}
+
+
+def resampled(measure: Callable[..., float], *columns: np.ndarray, repeats: int = 200, seed: int = 7) -> Interval:
+    """Any measure of some rows with its bootstrap interval. The rows themselves are drawn, because a function that
+    somebody wrote may take no notice of weights.
+
+    :param measure: takes the columns.
+    :param columns: of shape (n,) each, such as labels and scores.
+    :param repeats: bootstrap draws.
+    :param seed: of the draws.
+    """
+    rows, generator = len(columns[0]), np.random.default_rng(seed)
+    drawn = []
+    for _ in range(repeats):
+        chosen = generator.integers(0, rows, rows)
+        drawn.append(measure(*(column[chosen] for column in columns)))
+    return _interval(measure(*columns), drawn)
 
 
 def lift(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[dict[str, Any]]:
@@ -162,15 +235,6 @@ def lift(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> list[dict[st
             }
         )
     return parts
-
-
-def auc_difference(
-    labels: np.ndarray, scores: np.ndarray, others: np.ndarray, repeats: int = 200, seed: int = 7
-) -> Interval:
-    """Difference of two models' AUC on the same rows, ``scores`` minus ``others``, by a paired bootstrap."""
-    ours, theirs = _Ranking(labels, scores), _Ranking(labels, others)
-    drawn = [ours.auc(weights) - theirs.auc(weights) for weights in _draws(len(labels), repeats, seed)]
-    return _interval(ours.auc() - theirs.auc(), drawn)
 
 
 def _draws(rows: int, repeats: int, seed: int) -> Iterator[np.ndarray]:

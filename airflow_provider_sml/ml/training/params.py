@@ -8,9 +8,10 @@ from typing import Any
 
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.ml.contract import Feature
+from airflow_provider_sml.ml.training.custom import check_metrics
 
 #: Parameters of ours beside XGBoost's.
-OWN = ("rounds", "early_stopping", "stop_on", "monotone", "class_weights")
+OWN = ("rounds", "early_stopping", "stop_on", "monotone", "class_weights", "metrics")
 #: The labels by the names that ``class_weights`` has for them.
 CLASSES = ("negative", "positive")
 
@@ -30,7 +31,7 @@ def booster_params(settings: Mapping[str, Any], features: Sequence[Feature]) -> 
 def check_own(settings: Mapping[str, Any], features: Sequence[Feature]) -> None:
     """Refuse parameters of ours that do not fit the features.
 
-    :raises ConfigurationError: for the first wrong one.
+    :raises ConfigurationError: for the first wrong one; also for a metric that cannot be imported here.
     """
     monotone = settings.get("monotone") or {}
     if not isinstance(monotone, Mapping):
@@ -44,6 +45,7 @@ def check_own(settings: Mapping[str, Any], features: Sequence[Feature]) -> None:
             found="both",
         )
     _check_class_weights(settings)
+    check_metrics(settings)
 
 
 def _check_class_weights(settings: Mapping[str, Any]) -> None:

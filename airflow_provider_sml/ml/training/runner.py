@@ -27,6 +27,7 @@ from airflow_provider_sml.errors import ConfigurationError, DataError, JobError
 from airflow_provider_sml.ml.contract import Feature
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
+from airflow_provider_sml.ml.training.custom import Metric, custom_metrics, measured_together
 from airflow_provider_sml.ml.training.devices import agreed_device, gpu_memory, to_device
 from airflow_provider_sml.ml.training.interruption import Interruption, watching
 from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_gpu_memory, plan_memory
@@ -222,6 +223,10 @@ class _Loop:
     around: _Surroundings
     device: str = "cpu"
     state: State = field(init=False)
+    custom: list[Metric] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.custom = custom_metrics(self.work.settings)
 
     def run(self) -> bytes:
         """Boost to the end; gives the best rounds."""
@@ -279,6 +284,11 @@ class _Loop:
         """Metrics of the validation rows, and the best round so far."""
         told = booster.eval_set([(self.validate, "validate")], number)
         values = {part.split(":")[0].removeprefix("validate-"): float(part.split(":")[1]) for part in told.split()[1:]}
+        if self.custom:
+            scores = booster.predict(self.validate)  # of the cache that eval_set filled
+            rows = self.validate.get_label(), scores, self.validate.get_weight()
+            for metric in self.custom:
+                values[metric.name] = measured_together(metric, *rows, self.around.distributed)
         for name, value in values.items():
             self.state.history.setdefault(name, []).append(value)
         value = self._loss(values)
@@ -290,10 +300,11 @@ class _Loop:
         if name not in values:
             raise ConfigurationError(
                 "stop_on is no metric of this training", expected=f"one of {', '.join(values)}", found=name,
-                todo="add it to eval_metric",
+                todo="add it to eval_metric, or to metrics when it is a function",
             )  # fmt: skip
         value = values[name]
-        return -value if name.split("@")[0] in _RISING else value
+        own = {metric.name: metric.higher_is_better for metric in self.custom}
+        return -value if own.get(name, name.split("@")[0] in _RISING) else value
 
     def _stalled(self) -> bool:
         patience = self.work.settings["early_stopping"]
