@@ -57,7 +57,7 @@ class Ec2Machines(AwsJob):
     :param kms_key: that encrypts the root volume; it is encrypted with the account's own in any case where a key or a
         size is given.
     :param disk_gb: size of the root volume; the image's when 0.
-    :param max_price: USD per hour for a spot instance; the on-demand price when empty.
+    :param max_price: USD per hour for a spot instance; the on-demand price when 0.
     """
 
     types: list[str]
@@ -70,7 +70,7 @@ class Ec2Machines(AwsJob):
     key_name: str = ""
     kms_key: str = ""
     disk_gb: int = 0
-    max_price: str = ""
+    max_price: float = 0.0
     tags: Mapping[str, str] = field(default_factory=dict)
     prices: Mapping[str, float] = field(default_factory=dict)
     _made: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
@@ -159,7 +159,7 @@ class Ec2Machines(AwsJob):
             "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         }  # fmt: skip
         if spot:
-            price = {"MaxPrice": self.max_price} if self.max_price else {}
+            price = {"MaxPrice": f"{self.max_price:g}"} if self.max_price else {}
             options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate", **price}
             found["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
         if self.ami:

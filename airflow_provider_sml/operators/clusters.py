@@ -19,6 +19,7 @@ from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.hooks.clients import connected, google_project
 from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.operators.base import lineage, run_key
+from airflow_provider_sml.operators.settings import check_types
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -141,6 +142,8 @@ KINDS: dict[str, Callable[[dict[str, Any], _Task, bool], Any]] = {"gateway": _ga
 
 
 def _fleet(machines: Any, settings: Mapping[str, Any], machine: str) -> FleetPlace:
+    for part in (MachineScript, FleetPlace):
+        check_types(machine, part, settings)
     script = MachineScript([], **{name: settings[name] for name in _SCRIPT if name in settings})
     return FleetPlace(
         fleet=MachineFleet(machines, script), machine=machine, workers_per_machine=max(1, script.gpus),
@@ -152,6 +155,7 @@ def _own(kind: str, settings: Mapping[str, Any], adapter: type, connection: str)
     """The settings of the machines themselves."""
     names = [*_settable(adapter), connection]
     _refuse(kind, settings, [*names, *_SCRIPT, *_PLACE])
+    check_types(kind, adapter, settings)
     return {name: value for name, value in settings.items() if name in names}
 
 

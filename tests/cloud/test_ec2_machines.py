@@ -54,7 +54,7 @@ def test_an_instance_is_asked_for_with_every_setting(ec2, make, door):
     iam = boto3.client("iam")
     iam.create_instance_profile(InstanceProfileName="trainer")
     machines = make(
-        subnets=[subnet], security_groups=[group], kms_key="alias/ml", disk_gb=200, max_price="0.5",
+        subnets=[subnet], security_groups=[group], kms_key="alias/ml", disk_gb=200, max_price=0.5,
         instance_profile="trainer",
     )  # fmt: skip
     assert machines.run(2, True, SCRIPT) == 2
