@@ -47,7 +47,7 @@ def ami(ec2):
     return ec2.describe_images()["Images"][0]["ImageId"]
 
 
-def until(so, patience=60):
+def until(so, patience=120):
     end = time.monotonic() + patience
     while not so():
         assert time.monotonic() < end, "it did not happen in time"
@@ -59,7 +59,7 @@ def test_a_training_on_spot_instances_survives_their_loss_and_leaves_nothing(ec2
     with machines(MotoInstances(ec2)) as hosts:
         training = Training(
             DATASET, shop_sample, PARAMS | {"rounds": 60, "early_stopping": 60}, 2, checkpoint=tmp_path / "ckpt",
-            every=5, machine="ec2", patience=60,
+            every=5, machine="ec2", patience=120,
         )  # fmt: skip
         lines = []
 
@@ -68,15 +68,17 @@ def test_a_training_on_spot_instances_survives_their_loss_and_leaves_nothing(ec2
             if line.startswith("round ") and len(hosts.started) == 2:
                 hosts.interrupt(hosts.running()[0])
 
-        with Cluster(place(ami), 2, 60, spot=True) as cluster:
-            cluster.wait(60)
+        with Cluster(place(ami), 2, 120, spot=True) as cluster:
+            cluster.wait(120)
             assert cluster.client.scheduler.address.startswith("tls://127.0.0.1:")
             assert len(fleet(ami).alive()) == 2
             model = train(training, cluster, tmp_path, log)
-        assert model.rounds > 1 and any("waiting for 2 workers" in line for line in lines)
+        assert any("waiting for 2 workers" in line for line in lines)
         assert len(hosts.started) == 3
         until(lambda: not hosts.running())
         assert fleet(ami).alive() == []
+    with Cluster("processes", 2) as cluster:
+        assert train(training, cluster, tmp_path / "undisturbed", log).digest == model.digest
 
 
 DRIVER = """
@@ -162,7 +164,7 @@ def test_a_training_in_containers_on_compute_engine_goes_over_to_machines_on_dem
     with machines(cloud) as hosts:
         training = Training(
             DATASET, shop_sample, PARAMS | {"rounds": 400, "early_stopping": 400}, 1, checkpoint=tmp_path / "ckpt",
-            every=10, machine="gce", patience=60, on_demand_after=1,
+            every=10, machine="gce", patience=120, on_demand_after=1,
         )  # fmt: skip
         lines, models = [], []
 
@@ -171,7 +173,7 @@ def test_a_training_in_containers_on_compute_engine_goes_over_to_machines_on_dem
             if line.startswith("round ") and not hosts.metadata.notices:
                 hosts.metadata.notices.add(hosts.running()[0])  # announced; the rank leaves with a checkpoint
 
-        with Cluster(where, 1, 60, spot=True) as cluster:
+        with Cluster(where, 1, 120, spot=True) as cluster:
             models.append(train(training, cluster, tmp_path, log))
             assert [each.scheduling.provisioning_model for each in cloud.instances.values()] == ["STANDARD"]
             seen = cluster.client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
