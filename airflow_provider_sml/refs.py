@@ -359,7 +359,7 @@ class EndpointRef(Ref):
     """An endpoint that serves a version.
 
     :param name: endpoint.
-    :param target: where it runs: ``local`` or ``sagemaker``.
+    :param target: where it runs: ``local``, ``sagemaker`` or ``vertex``.
     :param url: address of ``POST /invocations``.
     :param model: registered model.
     :param version: the version it serves.
@@ -387,9 +387,10 @@ class TrainingJobRef(Ref):
     :param started: when training began, ISO 8601.
     :param ended: when it ended.
     :param training_seconds: seconds of training.
-    :param billable_seconds: seconds that are billed.
-    :param interruptions: how often spot machines were taken away.
-    :param savings_percent: ``(1 - billable / training) x 100``, AWS's formula.
+    :param billable_seconds: seconds that are billed; where the service does not tell them, the most that they can be.
+    :param interruptions: how often spot machines were taken away; None where the service does not tell.
+    :param savings_percent: of SageMaker ``(1 - billable / training) x 100``, AWS's formula; of Vertex AI what the table
+        of prices says of spot machines, None when it says nothing.
     :param cost_usd: estimate from the table of prices; None when it holds no price for the machine.
     """
 
@@ -403,8 +404,8 @@ class TrainingJobRef(Ref):
     ended: str
     training_seconds: int
     billable_seconds: int
-    interruptions: int
-    savings_percent: float
+    interruptions: int | None
+    savings_percent: float | None
     cost_usd: float | None
 
 

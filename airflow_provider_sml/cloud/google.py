@@ -21,8 +21,15 @@ from airflow_provider_sml.errors import ConfigurationError, JobError, require
 
 #: Seconds that one call may take.
 CALL_SECONDS = 60.0
-#: Library and class of the clients that take a region.
-_REGIONAL = {"dataproc": ("google.cloud.dataproc_v1", "BatchControllerClient")}
+_VERTEX = "google.cloud.aiplatform_v1"
+#: Library, class and host of the clients that take a region.
+REGIONAL = {
+    "dataproc": ("google.cloud.dataproc_v1", "BatchControllerClient", "dataproc"),
+    "vertex_jobs": (_VERTEX, "JobServiceClient", "aiplatform"),
+    "vertex_models": (_VERTEX, "ModelServiceClient", "aiplatform"),
+    "vertex_endpoints": (_VERTEX, "EndpointServiceClient", "aiplatform"),
+    "vertex_predictions": (_VERTEX, "PredictionServiceClient", "aiplatform"),
+}
 #: Class of Compute Engine's clients, which serve every zone.
 COMPUTE = {"compute": "InstancesClient", "compute_operations": "ZoneOperationsClient"}
 
@@ -61,7 +68,7 @@ class GoogleClients:
         self._made: dict[str, Any] = {}
 
     def client(self, service: str, fresh: bool = False) -> Any:
-        """A client: ``dataproc``, ``storage``, or one of ``COMPUTE``.
+        """A client: ``storage``, or one of ``REGIONAL`` or ``COMPUTE``.
 
         :param service: its short name.
         :param fresh: make it anew, with new credentials.
@@ -79,11 +86,23 @@ class GoogleClients:
             return storage.Client(project=self.project or None, credentials=self.credentials)
         if service in COMPUTE:
             return compute_client(service, self.credentials)
-        module, name = _REGIONAL[service]
-        require(module, "google")
-        endpoint = f"{self.region}-{service}.googleapis.com:443"
-        kind = getattr(importlib.import_module(module), name)
-        return kind(credentials=self.credentials, client_options={"api_endpoint": endpoint})
+        return regional_client(service, self.region, self.credentials)
+
+
+def regional_client(service: str, region: str, credentials: Any = None) -> Any:
+    """A client that speaks to one region.
+
+    :param service: one of ``REGIONAL``.
+    :param region: such as ``europe-west1``.
+    :param credentials: of google-auth; Google's default ones when None.
+    """
+    import importlib
+
+    module, name, host = REGIONAL[service]
+    require(module, "google")
+    kind = getattr(importlib.import_module(module), name)
+    options = {"api_endpoint": f"{region}-{host}.googleapis.com:443"}
+    return kind(credentials=credentials, client_options=options)
 
 
 def compute_client(service: str, credentials: Any = None, endpoint: str | None = None) -> Any:
@@ -131,7 +150,7 @@ class GoogleJob(Adapter):
     def ask(self, service: str, action: str, question: Callable[[Any], Any]) -> Any:
         """Ask a service; an expired token is renewed once, a failure that passes is waited for.
 
-        :param service: ``dataproc`` or ``storage``.
+        :param service: ``storage``, or one of ``REGIONAL``.
         :param action: what is asked, for messages and permissions, such as ``dataproc.batches.create``.
         :param question: calls the client; must be safe to repeat.
         :raises GoogleRefused: when Google Cloud will not do it.

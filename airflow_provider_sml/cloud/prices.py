@@ -44,6 +44,24 @@ PRICES: dict[str, float] = {
     "dataproc-dcu-premium": 0.089,
     "dataproc-shuffle-gb": 0.0000548,
     "dataproc-shuffle-gb-premium": 0.000137,
+    # Vertex AI, us-central1: machines and accelerators apart; training and endpoints alike. Spot prices move; Google
+    # promises 60 to 91 percent off, and these are 60 percent off.
+    "vertex-n1-standard-2": 0.1095,
+    "vertex-n1-standard-4": 0.219,
+    "vertex-n1-standard-8": 0.437,
+    "vertex-n1-standard-16": 0.874,
+    "vertex-n1-highmem-8": 0.545,
+    "vertex-e2-standard-4": 0.154,
+    "vertex-g2-standard-4": 0.813,
+    "vertex-g2-standard-8": 0.983,
+    "vertex-NVIDIA_TESLA_T4": 0.4025,
+    "vertex-NVIDIA_TESLA_V100": 2.852,
+    "vertex-spot-n1-standard-2": 0.0438,
+    "vertex-spot-n1-standard-4": 0.0876,
+    "vertex-spot-n1-standard-8": 0.1748,
+    "vertex-spot-n1-standard-16": 0.3496,
+    "vertex-spot-n1-highmem-8": 0.218,
+    "vertex-spot-NVIDIA_TESLA_T4": 0.161,
 }
 
 

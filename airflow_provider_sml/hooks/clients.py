@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from airflow_provider_sml.cloud.google import COMPUTE, compute_client
+from airflow_provider_sml.cloud.google import COMPUTE, compute_client, regional_client
 from airflow_provider_sml.cloud.remote_job import Adapter, Clients
 from airflow_provider_sml.errors import ConfigurationError, require
 from airflow_provider_sml.hooks.places import local_emulator
@@ -75,6 +75,11 @@ class GoogleHookClients(_HookClients):
 
             credentials = GoogleBaseHook(gcp_conn_id=self.connection).get_credentials()
             return compute_client(service, credentials, local_emulator("SML_COMPUTE_EMULATOR"))
+        if service.startswith("vertex_"):  # the official hooks import Google's whole SDK, for seconds
+            from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
+
+            credentials = GoogleBaseHook(gcp_conn_id=self.connection).get_credentials()
+            return regional_client(service, self.region, credentials)
         require("google.cloud.dataproc_v1", "google")
         from airflow.providers.google.cloud.hooks.dataproc import DataprocHook
 

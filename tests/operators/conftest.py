@@ -23,6 +23,19 @@ def cloud(fake_aws, monkeypatch):
     forget_clients()
 
 
+@pytest.fixture
+def google(fake_google, monkeypatch):
+    """The same for a fake project of Google Cloud."""
+    from airflow_provider_sml.cloud.google import GoogleJob
+    from airflow_provider_sml.hooks.clients import forget_clients
+
+    forget_clients()
+    monkeypatch.setattr(GoogleJob, "patience", 0.0)
+    fake_google.clock.per_call = 30
+    yield fake_google
+    forget_clients()
+
+
 @pytest.fixture(scope="session")
 def toy_registry(tmp_path_factory):
     """The folder of a registry with three versions of the model ``toy``, and of their sample."""

@@ -1,7 +1,8 @@
 """``python -m airflow_provider_sml.ml.serving``: serve a bundle, and list or stop local endpoints.
 
 ``serve`` alone is also what a container runs: it reads the bundle of SM_MODEL_DIR and binds 127.0.0.1 unless
-``--host`` or SML_SERVE_HOST says otherwise. It fetches nothing: the bundle is a folder on this machine.
+``--host`` or SML_SERVE_HOST says otherwise. On Vertex AI it first fetches the bundle from AIP_STORAGE_URI; elsewhere it
+fetches nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve a model bundle over HTTP until SIGTERM")
     serve.set_defaults(run=_serve)
-    serve.add_argument(
-        "--bundle", type=Path, default=Path(environ.get("SM_MODEL_DIR", "/opt/ml/model")), help="folder of the bundle"
-    )
+    serve.add_argument("--bundle", type=Path, help="folder of the bundle (default: that of AIP_STORAGE_URI, which is "
+                       "fetched, else SM_MODEL_DIR, else /opt/ml/model)")  # fmt: skip
     serve.add_argument("--model", help="name of the registered model (default: the bundle's)")
     serve.add_argument("--version", help="version that answers tell (default: the bundle's model id)")
     serve.add_argument("--host", default=environ.get("SML_SERVE_HOST", "127.0.0.1"), help="address to listen on")
@@ -73,7 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    bundle = Bundle.read(options.bundle)
+    bundle = Bundle.read(options.bundle or _folder(os.environ))
     version = options.version or bundle.model_id
     log = PredictionLog(options.log_dir) if options.log_dir else None
     app = create_app(bundle, version=version, model=options.model, log=log, threads=options.threads)
@@ -86,6 +86,15 @@ def _serve(options: argparse.Namespace) -> int:
         serve_public(app, log, options.host, options.port)
     print(f"stopped serving {what}", flush=True)
     return 0
+
+
+def _folder(environ: Mapping[str, str]) -> Path:
+    """Where the bundle lies that a service names in the environment."""
+    if environ.get("AIP_STORAGE_URI", "").startswith("gs://"):
+        from airflow_provider_sml.ml.serving.fetch import fetch_bundle
+
+        return fetch_bundle(environ["AIP_STORAGE_URI"], environ)
+    return Path(environ.get("SM_MODEL_DIR", "/opt/ml/model"))
 
 
 def _stop(options: argparse.Namespace) -> int:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from airflow_provider_sml.testing.core import FakeCloud, VirtualClock
+import threading
+from typing import TYPE_CHECKING
+
+from airflow_provider_sml.testing.core import Behaviour, FakeCloud, VirtualClock
 from airflow_provider_sml.testing.google.dataproc import Dataproc
 from airflow_provider_sml.testing.google.operations import Operations
 from airflow_provider_sml.testing.google.server import Server
 from airflow_provider_sml.testing.google.storage import Objects
 from airflow_provider_sml.testing.google.tls import certificate
+
+if TYPE_CHECKING:
+    from airflow_provider_sml.testing.google.vertex import Vertex
 
 
 class FakeGoogle(FakeCloud):
@@ -34,11 +40,29 @@ class FakeGoogle(FakeCloud):
         super().__init__(clock)
         self.gcs, self.project = gcs, project
         self.storage = Objects(gcs, project) if gcs else None
+        self._making = threading.Lock()
+        self._vertex: Vertex | None = None
         self.operations = Operations(self)
         self.dataproc = Dataproc(self)
         self.services = {"dataproc": self.dataproc, "operations": self.operations}
         self._server = Server(self, port)
         self.url = self._server.url
+
+    @property
+    def vertex(self) -> Vertex:
+        """Vertex AI, made when it is first asked for."""
+        with self._making:
+            if self._vertex is None:
+                from airflow_provider_sml.testing.google.vertex import Vertex
+
+                self._vertex = Vertex(self)
+                self.services = {**self.services, **self._vertex.services}
+            return self._vertex
+
+    def behaviours(self) -> list[Behaviour]:
+        """What the fake does, and where that is known from."""
+        assert self.vertex
+        return super().behaviours()
 
     def environment(self) -> dict[str, str]:
         """What points clients here: a proxy that knows Google's hosts only, whom to trust, and the project."""
@@ -50,5 +74,7 @@ class FakeGoogle(FakeCloud):
         return found | ({"STORAGE_EMULATOR_HOST": self.gcs} if self.gcs else {})
 
     def close(self) -> None:
-        """End the server."""
+        """End the server, and the processes that it started."""
         self._server.close()
+        if self._vertex is not None:
+            self._vertex.close()

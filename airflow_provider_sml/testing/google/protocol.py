@@ -127,17 +127,18 @@ class _Notes(grpc.Channel):
 def check_required(request: Any) -> None:
     """Refuse a request that lacks what its documentation requires.
 
-    Numbers and booleans are not checked: their wire form does not tell 0 from nothing.
+    Numbers and booleans are not checked: their wire form does not tell 0 from nothing. What an update changes may be
+    a part of the whole, so only its own fields are checked.
 
     :raises GoogleError: INVALID_ARGUMENT, which names the fields.
     """
     if isinstance(request, proto.Message):
-        missing = list(_missing(request, ""))
+        missing = list(_missing(request, "", deep="update_mask" not in type(request).meta.fields))
         if missing:
             raise invalid(f"Request is missing required fields: {', '.join(missing)}")
 
 
-def _missing(message: proto.Message, path: str) -> Iterator[str]:
+def _missing(message: proto.Message, path: str, deep: bool = True) -> Iterator[str]:
     required = _required(type(message))
     for name, field in type(message).meta.fields.items():
         value = getattr(message, name)
@@ -145,6 +146,8 @@ def _missing(message: proto.Message, path: str) -> Iterator[str]:
         given = (name in message) if inner else value not in ("", b"") and not _empty(value)
         if name in required and not given:
             yield f"{path}{name}"
+        elif not deep:
+            continue
         elif inner and given:
             yield from _missing(value, f"{path}{name}.")
         elif field.repeated and field.message and not hasattr(value, "items"):

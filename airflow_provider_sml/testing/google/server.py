@@ -55,6 +55,8 @@ class Server(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         """gRPC asks what answers a method."""
         _, service, name = handler_call_details.method.split("/")
+        if service.startswith("google.cloud.aiplatform."):
+            assert self._cloud.vertex  # its services are known once it is made
         for answers in self._cloud.services.values():
             method = methods(answers.TRANSPORT).get(service, {}).get(name)
             if method is not None:
@@ -87,7 +89,7 @@ class Server(grpc.GenericRpcHandler):
                     raise GoogleError("UNIMPLEMENTED", f"the fake does not implement {service}/{method.name}")
                 fault = cloud.faults.take(CALL_FAULTS, method.name, _name(record["params"]))
                 if fault is not None and fault.kind != "drop_after":
-                    _happen(fault, method.name)
+                    _happen(fault, method.name, getattr(answers, "QUOTA", _QUOTA))
                 check_required(request)
                 reply = handler(request)
             except (GoogleError, ConnectionLost) as error:
@@ -113,10 +115,14 @@ def _params(request: Any) -> dict[str, Any]:
 def _name(params: dict[str, Any]) -> str:
     """Name of the resource of a call, for the faults of one resource."""
     own = next((str(value) for key, value in params.items() if key.endswith("_id") and key != "request_id"), "")
-    return own or str(params.get("name", params.get("parent", ""))).rpartition("/")[2]
+    place = next((params[key] for key in ("name", "parent", "endpoint") if isinstance(params.get(key), str)), "")
+    return own or str(place).rpartition("/")[2]
 
 
-def _happen(fault: Fault, method: str) -> None:
+_QUOTA = "Insufficient 'CPUS' quota. Requested 12.0, available 8.0."
+
+
+def _happen(fault: Fault, method: str, quota: str) -> None:
     """Raise what the client is to see."""
     if fault.kind == "drop_before":
         raise ConnectionLost
@@ -125,8 +131,7 @@ def _happen(fault: Fault, method: str) -> None:
         said = f"Quota exceeded for quota metric '{method} requests' and limit '{method} requests per minute'"
         raise GoogleError("RESOURCE_EXHAUSTED", reason or said)
     if fault.kind == "quota":
-        said = "Insufficient 'CPUS' quota. Requested 12.0, available 8.0."
-        raise GoogleError("RESOURCE_EXHAUSTED", reason or said)
+        raise GoogleError("RESOURCE_EXHAUSTED", reason or quota)
     if fault.kind == "denied":
         raise GoogleError("PERMISSION_DENIED", reason or f"Permission to call {method} denied on resource")
     if fault.kind == "expired_token":

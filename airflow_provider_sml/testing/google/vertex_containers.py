@@ -1,0 +1,156 @@
+"""Containers of the fake Vertex AI as processes of this machine: training programs, and our own scoring server.
+
+There are no images: a training image is a command that the test names, and every scoring image is
+``airflow_provider_sml.ml.serving``, which fetches the model from AIP_STORAGE_URI as it does on Vertex AI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_sml.testing.processes import free_port
+
+if TYPE_CHECKING:
+    from airflow_provider_sml.testing.google.cloud import FakeGoogle
+    from airflow_provider_sml.testing.google.vertex_jobs import FakeJob
+
+#: What a container inherits of this process: enough to start Python, and nothing secret.
+_KEPT = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+
+
+def local_container(
+    cloud: FakeGoogle, images: Mapping[str, Sequence[str]]
+) -> Callable[[FakeJob, dict[str, str]], subprocess.Popen[bytes]]:
+    """Runs training containers as processes, for ``CustomJobs.container``.
+
+    :param cloud: the project, which knows where Cloud Storage is.
+    :param images: the command that stands for each image, such as ``[sys.executable, "train.py"]``.
+    """
+
+    def start(job: FakeJob, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        spec = job.spec.worker_pool_specs[0].container_spec
+        command = [*(spec.command or images[spec.image_uri]), *spec.args]
+        return subprocess.Popen(
+            command, env=_environment(cloud) | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return start
+
+
+@dataclass
+class Scoring:
+    """A scoring container that runs.
+
+    :param answer: takes a body and its content type; gives status, body and content type.
+    :param close: ends it.
+    """
+
+    answer: Callable[[bytes, str], tuple[int, bytes, str]]
+    close: Callable[[], None]
+
+
+def scoring_process(cloud: FakeGoogle, model: Any, within: float = 60.0) -> Scoring:
+    """Our scoring server as a process of its own, as a container of Vertex AI gets its environment.
+
+    :param cloud: the project.
+    :param model: the version, a message of the API.
+    :param within: seconds until it must answer.
+    :raises RuntimeError: with what it printed, when it does not.
+    """
+    spec, port = model.container_spec, free_port()
+    routes = spec.predict_route or "/predict", spec.health_route or "/health"
+    given = {
+        "AIP_HTTP_PORT": str(port), "AIP_PREDICT_ROUTE": routes[0], "AIP_HEALTH_ROUTE": routes[1],
+        "AIP_STORAGE_URI": model.artifact_uri, "SML_SERVE_HOST": "127.0.0.1",
+    }  # fmt: skip
+    own = {item.name: item.value for item in spec.env if item.name != "SML_SERVE_HOST"}
+    log = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed with the process
+    process = subprocess.Popen(
+        [sys.executable, "-m", "airflow_provider_sml.ml.serving", "serve"], env=_environment(cloud) | own | given,
+        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    base = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + within
+    while not _healthy(base + routes[1]):
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            process.wait()
+            log.seek(0)
+            raise RuntimeError(log.read().decode(errors="replace")[-2000:])
+        time.sleep(0.05)
+
+    def close() -> None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+        log.close()
+
+    return Scoring(lambda body, kind: _post(base + routes[0], body, kind), close)
+
+
+def scoring_app(cloud: FakeGoogle, model: Any) -> Scoring:
+    """The same server's application in this process: no start-up, for tests that deploy often.
+
+    :param cloud: the project.
+    :param model: the version, a message of the API.
+    :raises Exception: when there is no bundle at its artifact_uri.
+    """
+    from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE, Bundle
+    from airflow_provider_sml.ml.serving.server import create_app
+
+    assert cloud.storage is not None, "give the fake a server of Cloud Storage: FakeGoogle(gcs=...)"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (BUNDLE_FILE, MODEL_FILE):
+            (Path(folder) / name).write_bytes(cloud.storage.read(f"{model.artifact_uri.rstrip('/')}/{name}"))
+        bundle = Bundle.read(Path(folder))
+    app = create_app(bundle, version=bundle.model_id, environ={})
+    return Scoring(lambda body, kind: asyncio.run(_ask(app, body, kind)), lambda: None)
+
+
+def _environment(cloud: FakeGoogle) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return kept | {"PYTHONUNBUFFERED": "1"} | ({"STORAGE_EMULATOR_HOST": cloud.gcs} if cloud.gcs else {})
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with _OPENER.open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _post(url: str, body: bytes, kind: str) -> tuple[int, bytes, str]:
+    request = urllib.request.Request(url, body, {"Content-Type": kind})
+    try:
+        with _OPENER.open(request, timeout=60) as answer:
+            return answer.status, answer.read(), answer.headers.get("Content-Type", "")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers.get("Content-Type", "")
+
+
+async def _ask(app: Any, body: bytes, kind: str) -> tuple[int, bytes, str]:
+    import httpx
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://container") as client:
+        found = await client.post("/invocations", content=body, headers={"content-type": kind})
+    return found.status_code, found.content, found.headers.get("content-type", "")
+
+
+# Proxies of the environment are for the outside world.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
