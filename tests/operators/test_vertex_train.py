@@ -258,12 +258,15 @@ def test_of_two_that_were_made_at_once_the_oldest_stays(adapter, google, jobs):
     """A list that is late lets a second job be made; the next look cancels it."""
     first = adapter().submit()
     google.clock.advance(1)
-    late = VertexTrainingJob._list
-    adapter_late = adapter()
-    looks = iter([[], []])
-    object.__setattr__(adapter_late, "_list", lambda client: next(looks, None) or late(adapter_late, client))
+    second, looks = adapter(), []
+
+    def late(client):
+        looks.append(client)
+        return VertexTrainingJob._list(second, client) if len(looks) > 2 else []
+
+    object.__setattr__(second, "_list", late)
     google.clock.per_call = 0
-    assert adapter_late.submit() == first
+    assert second.submit() == first
     google.clock.advance(60)
     states = sorted(job.timeline.at(google.clock.now()).state for job in jobs.values())
     assert states == ["CANCELLED", "PENDING"]

@@ -274,11 +274,11 @@ class Endpoints:
 
     def _message(self, endpoint: FakeEndpoint) -> aiplatform_v1.Endpoint:
         now = self.cloud.clock.now()
-        found = aiplatform_v1.Endpoint(endpoint.message)
+        found: Any = aiplatform_v1.Endpoint(endpoint.message)
         found.create_time, found.update_time = moment(endpoint.ready), moment(endpoint.updated)
         found.traffic_split = endpoint.traffic
         for deployed in endpoint.deployed.values():
-            one = aiplatform_v1.DeployedModel(deployed.message)
+            one: Any = aiplatform_v1.DeployedModel(deployed.message)
             one.create_time = moment(deployed.opened)
             up = 0 if now < deployed.down else deployed.message.dedicated_resources.min_replica_count
             one.status = {
@@ -334,7 +334,7 @@ class Endpoints:
     def _bill(self, name: str, deployed: Deployed) -> None:
         resources = deployed.message.dedicated_resources
         spec, count = resources.machine_spec, resources.min_replica_count
-        used = {"type": spec.machine_type or "n1-standard-2"}
+        used: dict[str, Any] = {"type": spec.machine_type or "n1-standard-2"}
         if spec.accelerator_count:
             used |= {"accelerator": spec.accelerator_type.name, "accelerator_count": spec.accelerator_count}
         self.cloud.bill.meter(

@@ -196,8 +196,8 @@ class CustomJobs:
     def _message(self, job: FakeJob) -> aiplatform_v1.CustomJob:
         now = self.cloud.clock.now()
         phase = job.timeline.at(now)
-        found = aiplatform_v1.CustomJob(job.message)
-        found.state = aiplatform_v1.JobState[f"JOB_STATE_{phase.state}"]
+        found: Any = aiplatform_v1.CustomJob(job.message)
+        found.state = f"JOB_STATE_{phase.state}"
         found.create_time, found.update_time = moment(job.created), moment(phase.start)
         if (began := job.timeline.began(("RUNNING",), now)) is not None:
             found.start_time = moment(began)
@@ -218,7 +218,7 @@ class CustomJobs:
         if short := faults.take(["no_capacity"], "CreateCustomJob", name):
             job.code = 8
             if scheduling.strategy.name == "FLEX_START":
-                longest = scheduling.max_wait_duration
+                longest: Any = scheduling.max_wait_duration
                 waits = longest.total_seconds() if longest else 24 * 3600.0
             return [*steps, ("PENDING", waits, ""), ("FAILED", 0, str(short.detail.get("reason", self._short(job))))]
         steps.append(("PENDING", waits, ""))
@@ -251,7 +251,7 @@ class CustomJobs:
 
     def _in_time(self, job: FakeJob, steps: list[tuple[str, float, str]]) -> list[tuple[str, float, str]]:
         """The steps, cut where the job has run as long as it may."""
-        given = job.spec.scheduling.timeout
+        given: Any = job.spec.scheduling.timeout
         left = given.total_seconds() if given else 7 * 86400.0
         for number, (state, seconds, _) in enumerate(steps):
             if state == "RUNNING" and seconds > left:
@@ -307,7 +307,7 @@ class CustomJobs:
     def _bill(self, job: FakeJob) -> None:
         for number, pool in enumerate(job.spec.worker_pool_specs):
             spec = pool.machine_spec
-            used = {"type": spec.machine_type}
+            used: dict[str, Any] = {"type": spec.machine_type}
             if spec.accelerator_count:
                 used |= {"accelerator": spec.accelerator_type.name, "accelerator_count": spec.accelerator_count}
             count = pool.replica_count or 1

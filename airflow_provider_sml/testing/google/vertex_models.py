@@ -184,7 +184,7 @@ class Models:
 
     def message(self, model: FakeModel, version: FakeVersion) -> aiplatform_v1.Model:
         """A version as the API gives it."""
-        found = aiplatform_v1.Model(version.message)
+        found: Any = aiplatform_v1.Model(version.message)
         found.name, found.version_id = model.name, str(version.number)
         found.version_aliases = sorted(alias for alias, number in model.aliases.items() if number == version.number)
         found.create_time = found.version_create_time = moment(version.ready)
