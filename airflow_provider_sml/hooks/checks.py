@@ -75,3 +75,39 @@ def published(table: str, first: str, last: str, newer_than: int | None, lake: s
             return Finding(False, f"{len(lacking)} of {len(wanted)} days are not published, the first is {lacking[0]}")
     rows = sum(count for day, count in days.items() if begin is None or (end and begin <= day <= end))
     return Finding(True, f"{table}: snapshot {snapshot}, {rows:,} rows", {"snapshot_id": snapshot, "rows": rows})
+
+
+def registered(name: str, newer_than: int, gate: str, mlflow: str) -> Finding:
+    """Whether a registered model has a version above a number.
+
+    :param name: registered model.
+    :param newer_than: number of a version that has been seen; 0 for none.
+    :param gate: what its gate must have said, ``passed`` or ``failed``; empty when it does not matter.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    """
+    from airflow_provider_sml.hooks.mlflow import MlflowHook
+
+    found = MlflowHook(mlflow).get_conn().newest(name, above=newer_than, gate=gate)
+    if found is None:
+        which = f" that {gate} its gate" if gate else ""
+        return Finding(False, f"{name} has no version above {newer_than}{which} yet")
+    return Finding(True, f"{name} has version {found.version}", found.to_xcom())
+
+
+def pointed(name: str, alias: str, version: str, other_than: str, mlflow: str) -> Finding:
+    """Whether an alias of a registered model points to a version.
+
+    :param name: registered model.
+    :param alias: such as ``champion``.
+    :param version: number of the version that it must point to; empty for any.
+    :param other_than: number of a version that has been seen; empty for none.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    """
+    from airflow_provider_sml.hooks.mlflow import MlflowHook
+
+    found = MlflowHook(mlflow).get_conn().version(name, alias=alias)
+    if found is None:
+        return Finding(False, f"{name} has no {alias} yet")
+    if (version and found.version != version) or found.version == other_than:
+        return Finding(False, f"{alias} of {name} is still version {found.version}")
+    return Finding(True, f"{alias} of {name} is version {found.version}", found.to_xcom())

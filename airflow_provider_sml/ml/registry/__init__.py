@@ -102,6 +102,20 @@ class Registry:
                 raise
             return self._ref(found)
 
+    def newest(self, name: str, above: int = 0, gate: str = "") -> ModelVersionRef | None:
+        """The version of the highest number, of those that this provider registered; None when there is none.
+
+        :param name: registered model.
+        :param above: number that it must exceed.
+        :param gate: what its gate must have said, ``passed`` or ``failed``; empty when it does not matter.
+        """
+        wanted = f" and tags.`{TAG}model_id` LIKE '%'" + (f" and tags.`{TAG}gate` = '{gate}'" if gate else "")
+        with self._client() as client:
+            found = client.search_model_versions(
+                f"name = '{name}'{wanted}", max_results=1, order_by=["version_number DESC"]
+            )
+            return self._ref(found[0]) if found and int(found[0].version) > above else None
+
     def models(self) -> list[str]:
         """Names of the registered models."""
         with self._client() as client:
