@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,12 @@ class FleetPlace:
     patience: float = 600.0
     machine: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event, init=False, repr=False, compare=False)
+
+    def end(self) -> None:
+        """End the machines at once, and start no more; for a task that is killed while it goes on."""
+        self._over.set()
+        self.fleet.remove()
 
     @contextlib.contextmanager
     def open(self, workers: int, spot: bool = False) -> Iterator[FleetMade]:
@@ -104,6 +111,8 @@ class FleetPlace:
         :raises JobError: when the scheduler does not start, or the machines cannot be ended.
         """
         require("distributed", "dask")
+        if self._over.is_set():
+            raise JobError("the cluster was ended with its task")
         self.fleet.remove()
         credentials = Credentials.made(self.hours)
         with contextlib.ExitStack() as held:
@@ -181,7 +190,7 @@ class FleetMade:
         """Start machines in place of those that are gone; not often, and not for ever when none becomes a worker."""
         now = time.monotonic()
         wanted = -(-self._workers // self._place.workers_per_machine)
-        if now < self._not_before or self._in_vain() >= wanted * _IN_VAIN:
+        if self._place._over.is_set() or now < self._not_before or self._in_vain() >= wanted * _IN_VAIN:
             return
         missing = wanted - len(self._place.fleet.alive())
         if missing > 0:

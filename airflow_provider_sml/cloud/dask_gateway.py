@@ -83,6 +83,11 @@ class DaskGateway:
                 expected=f"a maximum of at least {self.minimum}", found=self.maximum,
             )  # fmt: skip
 
+    def end(self) -> None:
+        """Stop the cluster at once; for a task that is killed while it goes on."""
+        with contextlib.closing(self.connect()) as gateway:
+            self.remove(gateway)
+
     @contextlib.contextmanager
     def open(self, workers: int, spot: bool = False) -> Iterator[GatewayMade]:
         """Make a cluster, after leftovers of this task are gone; it is stopped on leaving.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, announce, find_version, lineage
-from airflow_provider_sml.operators.clusters import where
+from airflow_provider_sml.operators.clusters import Where, where
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
     EvaluationRef,
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_sml.ml.bundle import Bundle
     from airflow_provider_sml.ml.training.warm_start import WarmStart
+
+#: Seconds that ending a cluster may take when the task is killed; Airflow's supervisor waits 5 before it uses force.
+_KILL_SECONDS = 4.0
 
 
 class TrainXGBoostOperator(SmlOperator):
@@ -77,6 +81,8 @@ class TrainXGBoostOperator(SmlOperator):
         "sample", "hyperparameters", "cluster", "models", "device", "checkpoint", "warm_start", "name", "mlflow",
     )  # fmt: skip
     ui_color = "#f8d7da"
+    #: Where the workers run, once it does.
+    _place: Where | None = None
 
     def __init__(
         self,
@@ -134,7 +140,7 @@ class TrainXGBoostOperator(SmlOperator):
 
         sample = SampleRef.load(self.sample)
         dataset = Dataset.load(self.dataset)
-        place = where(self.cluster, context)
+        place = self._place = where(self.cluster, context)
         # <lake>/samples/<table>/<id> lies beside <lake>/models/<name>
         self.open_lake(sample.lake)
         hook = LakeHook(sample.lake)
@@ -164,6 +170,15 @@ class TrainXGBoostOperator(SmlOperator):
             f"{sample.rows['train']:,}", len(dataset.features),
         )  # fmt: skip
         return model
+
+    def on_kill(self) -> None:
+        """End a cluster that was made for the task: Airflow leaves a few seconds, in which the task goes on."""
+        end = getattr(self._place and self._place.cluster, "end", None)
+        if end is not None:
+            # The main thread, in whose signal handler this runs, may hold a client of the cloud.
+            ending = threading.Thread(target=end, daemon=True, name="sml-cluster-end")
+            ending.start()
+            ending.join(_KILL_SECONDS)
 
     def _start(self, name: str) -> WarmStart | None:
         """The version to start from."""

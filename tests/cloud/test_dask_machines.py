@@ -144,6 +144,15 @@ def test_machines_that_do_not_come_are_told_and_not_asked_for_for_ever(ec2, ami,
     assert fleet(ami).alive() == []
 
 
+def test_a_cluster_that_is_ended_starts_no_machine_again(ec2, ami):
+    where = place(ami)
+    with where.open(2) as made:
+        assert len(fleet(ami).alive()) == 2
+        where.end()
+        made.replenish()
+        assert fleet(ami).alive() == []
+
+
 def test_a_port_that_is_taken_is_told_before_a_machine_is_paid_for(ec2, ami):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

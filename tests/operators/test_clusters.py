@@ -8,10 +8,11 @@ import boto3
 import pytest
 
 from airflow_provider_sml.cloud.machine_script import MachineScript
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.errors import ConfigurationError, JobError
 from airflow_provider_sml.hooks.clients import forget_clients
 from airflow_provider_sml.ml.bundle import Bundle
 from airflow_provider_sml.operators.clusters import Where, check_cluster, where
+from airflow_provider_sml.operators.training import TrainXGBoostOperator
 from airflow_provider_sml.testing.google.compute import FakeCompute
 from airflow_provider_sml.testing.machines import MotoInstances, machines
 from tests.ml.test_lake_shops import DATASET
@@ -71,6 +72,15 @@ def test_a_place_on_compute_engine_uses_the_connection(airflow_db, clean, monkey
     (instance,) = cloud.instances.values()
     assert instance.labels["dag_id"] == "orders" and instance.labels["sml-cluster"].startswith("sml-orders-train-")
     assert len(where(settings | {"disk_image": "i"}, CONTEXT).cluster.fleet.remove()) == 1  # the next try's
+
+    place.fleet.machines.run(2, False, MachineScript(["true"]))
+    task = TrainXGBoostOperator(task_id="train", sample={}, dataset=DATASET, cluster=settings)
+    task.on_kill()  # before it has a cluster
+    task._place = found
+    task.on_kill()
+    assert cloud.instances == {}
+    with pytest.raises(JobError, match="ended with its task"):
+        place.open(1).__enter__()
     cloud.close()
 
 

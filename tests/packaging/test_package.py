@@ -28,7 +28,7 @@ HEAVY = {
         "import duckdb",
         "import pyiceberg.catalog.sql",
     ],
-    "training": ["import dask", "import distributed", "import xgboost", "import sklearn"],
+    "training": ["import dask", "import distributed", "import dask_gateway", "import xgboost", "import sklearn"],
     "registry and serving": ["import mlflow", "import fastapi", "import uvicorn"],
     "drift": ["from evidently import Report"],
     "clouds": ["import boto3", "from google.cloud import bigquery"],
