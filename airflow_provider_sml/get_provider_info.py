@@ -94,7 +94,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [
             f"airflow_provider_sml.links.pages.{name}"
-            for name in ("ModelLink", "GateLink", "EvaluationLink", "NightLink", "MlflowLink")
+            for name in ("ModelLink", "GateLink", "SearchLink", "EvaluationLink", "NightLink", "MlflowLink")
         ],
         "notifications": ["airflow_provider_sml.notifications.alert.AlertNotifier"],
         "config": {

@@ -237,6 +237,39 @@ class SamplePlanRef(Ref):
 
 
 @dataclass(frozen=True)
+class SearchRef(Ref):
+    """What a search for hyper-parameters found; a training takes it in place of its hyper-parameters.
+
+    :param uri: folder with ``trials/`` and ``search.json``.
+    :param search_id: hash of everything that decides the trials.
+    :param hyperparameters: all of the best trial's, the fixed ones too.
+    :param best: those of them that were searched.
+    :param metric: metric of the validation rows that decided.
+    :param value: of the best trial.
+    :param done: trials that came to their end.
+    :param pruned: trials that were ended early.
+    :param failed: trials that failed.
+    :param seconds: in which trials ran, over all starts of the search.
+    :param usd: what the trials' workers cost; None when no price is known.
+    :param lake: the lake whose store it lies on, as the operator was given it.
+    """
+
+    kind: ClassVar[str] = "search"
+    uri: str
+    search_id: str
+    hyperparameters: dict[str, Any]
+    best: dict[str, Any]
+    metric: str
+    value: float
+    done: int
+    pruned: int
+    failed: int
+    seconds: float
+    usd: float | None
+    lake: str = ""
+
+
+@dataclass(frozen=True)
 class ModelRef(Ref):
     """A trained model that is not registered yet.
 

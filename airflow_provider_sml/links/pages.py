@@ -1,4 +1,4 @@
-"""Links from a task to the pages of what it made: the model, its gate, evaluation or night, MLflow's own page.
+"""Links from a task to the pages of what it made: the model, its search, gate, evaluation or night, and MLflow's.
 
 Airflow computes a link when the task ends, failed ones too, and keeps it in XCom. It is made of what the task was given
 and what it gave; where that does not name a page, there is no link. Nothing is opened or looked up here.
@@ -28,6 +28,7 @@ _FACTS = {
     "staged": {"name": "table"},
     "snapshot": {"name": "table"},
     "sample": {"name": "table"},
+    "search": {"search_id": "search_id"},
     "model": {"model_id": "model_id"},
     "evaluation": {"model_id": "model_id"},
     "model_version": {"name": "name", "version": "version", "registry": "registry"},
@@ -38,7 +39,7 @@ _FACTS = {
 
 
 def facts(operator: BaseOperator, result: Any) -> dict[str, str]:
-    """What a task says of pages: ``name``, ``version``, ``model_id``, ``day``, ``registry``.
+    """What a task says of pages: ``name``, ``version``, ``search_id``, ``model_id``, ``day``, ``registry``.
 
     :param operator: with its templates rendered.
     :param result: what it gave to XCom; None when it failed.
@@ -127,6 +128,16 @@ class EvaluationLink(_PageLink):
     def address(self, found: Mapping[str, str]) -> str:
         """By the model's name and its id."""
         return _page("models", found.get("name"), "evaluation", found.get("model_id"))
+
+
+class SearchLink(_PageLink):
+    """The page of a search for hyper-parameters."""
+
+    name = "Search"
+
+    def address(self, found: Mapping[str, str]) -> str:
+        """By the model's name and the search's id."""
+        return _page("models", found.get("name"), "search", found.get("search_id"))
 
 
 class NightLink(_PageLink):

@@ -24,6 +24,7 @@ from airflow_provider_sml.refs import (
     ModelRef,
     ModelVersionRef,
     SampleRef,
+    SearchRef,
     VerdictRef,
 )
 
@@ -37,6 +38,16 @@ if TYPE_CHECKING:
 _KILL_SECONDS = 4.0
 
 
+def searched(hyperparameters: Any) -> Mapping[str, Any]:
+    """Hyper-parameters as a training takes them, from themselves or from what a search gave in their place.
+
+    :param hyperparameters: a mapping, or the output of ``SearchHyperparametersOperator``.
+    """
+    if isinstance(hyperparameters, Mapping) and hyperparameters.get("kind") != SearchRef.kind:
+        return hyperparameters
+    return SearchRef.load(hyperparameters).hyperparameters
+
+
 class TrainXGBoostOperator(SmlOperator):
     """Trains a gradient-boosted model on a sample, on the workers of a Dask cluster.
 
@@ -47,7 +58,8 @@ class TrainXGBoostOperator(SmlOperator):
     :param hyperparameters: XGBoost's parameters, with ``rounds`` and ``early_stopping``, and ``monotone``: 1 for each
         feature with which the score may only rise, -1 for each with which it may only fall; and ``class_weights``:
         ``balanced``, or ``negative`` and ``positive`` with a weight each. Scores are recalibrated for them; and
-        ``metrics``: functions by import path (``package.module:function``) that take labels, scores and weights.
+        ``metrics``: functions by import path (``package.module:function``) that take labels, scores and weights. Or
+        what ``SearchHyperparametersOperator`` gave.
     :param cluster: ``local`` (in this process), ``processes``, ``cuda`` (one worker for each GPU of this machine), a
         scheduler's address, the id of its connection, or the settings of a service that makes a cluster for the task;
         see ``operators.clusters.where``.
@@ -89,7 +101,7 @@ class TrainXGBoostOperator(SmlOperator):
         *,
         sample: Any,
         dataset: Dataset | Mapping[str, Any],
-        hyperparameters: Mapping[str, Any] | None = None,
+        hyperparameters: Any = None,
         cluster: str | Mapping[str, Any] = "local",
         workers: int = 1,
         models: str | None = None,
@@ -149,7 +161,7 @@ class TrainXGBoostOperator(SmlOperator):
         training = Training(
             dataset,
             sample,
-            {"device": self.device, **self.hyperparameters},
+            {"device": self.device, **searched(self.hyperparameters)},
             self.workers,
             checkpoint=hook.place(self.checkpoint) if self.checkpoint else lake / "checkpoints" / dataset.name,
             every=self.checkpoint_rounds,

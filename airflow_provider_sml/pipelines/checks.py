@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from airflow_provider_sml.errors import ConfigurationError, SmlError, did_you_mean
 from airflow_provider_sml.ml.contract.dataset import LABEL, Place, dotted
 from airflow_provider_sml.ml.training.params import monotone_problems
+from airflow_provider_sml.ml.training.space import space_problems
 from airflow_provider_sml.pipelines.spec import LeaveOut, PipelineSpec
 
 #: Places that paths of the source may name in braces.
@@ -23,7 +24,31 @@ def problems(spec: PipelineSpec) -> list[tuple[Place, SmlError]]:
     if found:  # what stages name cannot be judged without a sound dataset
         return found
     monotone = monotone_problems(spec.train.monotone, spec.dataset.feature_list)
-    return [*_column_problems(spec), *((("train", "monotone", name), error) for name, error in monotone)]
+    found = [*_column_problems(spec), *((("train", "monotone", name), error) for name, error in monotone)]
+    return [*found, *_search_problems(spec)]
+
+
+def _search_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
+    train, search = spec.train, spec.train.search
+    if search is None:
+        return
+    for name, error in space_problems(search.space):
+        yield ("train", "search", "space", name), error
+    if search.usd is not None and not (train.usd_per_hour or (train.spot and train.spot.usd_per_hour)):
+        yield (
+            ("train", "search", "usd"),
+            ConfigurationError(
+                "train.search.usd needs a price", expected="train.usd_per_hour, what one worker costs", found="none"
+            ),
+        )
+    if train.cluster == "local" and search.parallel > 1:
+        yield (
+            ("train", "search", "parallel"),
+            ConfigurationError(
+                "train.search.parallel does not fit the cluster", expected="1: cluster local has one worker",
+                found=search.parallel, todo="leave parallel out, or take cluster: processes",
+            ),
+        )  # fmt: skip
 
 
 def _path_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:

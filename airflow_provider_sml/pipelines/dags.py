@@ -32,6 +32,7 @@ from airflow_provider_sml.operators.monitoring import (
     ScorePartitionsOperator,
 )
 from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
+from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
     GateOperator,
@@ -254,7 +255,7 @@ class _Builder:
                 ).output  # fmt: skip
             sample = SampleOperator(task_id="sample", **rows, rate=rate, dataset=spec.dataset)
             model = TrainXGBoostOperator(
-                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=spec.train.hyperparameters,
+                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=self.searched(sample),
                 cluster=spec.train.cluster, workers=spec.train.workers, name=spec.name, mlflow=self.mlflow,
                 warm_start=str(spec.train.warm_start or ""), min_workers=spec.train.min_workers or 0,
                 **self.capacity(),
@@ -273,6 +274,18 @@ class _Builder:
                 checks=gate.model_dump(mode="json"), mlflow=self.mlflow, reports=self.reports, outlets=[self.passed],
             )  # fmt: skip
         return dag
+
+    def searched(self, sample: SampleOperator) -> Any:
+        """The training's hyper-parameters, which a task searches where the spec says so."""
+        spec, train = self.spec, self.spec.train
+        if train.search is None:
+            return train.hyperparameters
+        capacity = self.capacity()
+        return SearchHyperparametersOperator(
+            task_id="search", sample=sample.output, dataset=spec.dataset, hyperparameters=train.hyperparameters,
+            **train.search.model_dump(mode="json"), cluster=train.cluster, workers=train.workers,
+            usd_per_hour=capacity["usd_per_hour"], spot=capacity.get("spot", False), reports=self.reports,
+        ).output  # fmt: skip
 
     def capacity(self) -> dict[str, Any]:
         """What ``TrainXGBoostOperator`` is told of spare capacity and of prices."""

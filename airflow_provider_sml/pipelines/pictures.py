@@ -55,12 +55,19 @@ def _train(spec: PipelineSpec) -> str:
     kept = "all" if sample.method == "all" else f"{rate} of {', '.join(sample.by) or 'the rows'}, {sample.method}"
     days = f"{train.window.days} days to train on ({kept}), {train.validate_.days} to stop early, "
     days += f"{train.test.days} to judge"
+    search = []
+    if train.search:
+        search = [
+            f"Optuna: {train.search.budget}, {train.search.parallel} at once",
+            f"hyper-parameters: {', '.join(train.search.space)}",
+        ]
     return _draw(
         _start(", or ".join(starts)),
         "",
         f"lake, table {spec.name}",
         days,
         "sample",
+        *search,
         "XGBoost",
         "model",
         "evaluate on the last days, register in MLflow",

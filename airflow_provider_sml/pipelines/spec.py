@@ -19,6 +19,7 @@ from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Numb
 from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
 from airflow_provider_sml.ml.training.custom import PATH
 from airflow_provider_sml.operators.deployment_targets import check_settings
+from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
 _NOT_YET = ("kubernetes", "sagemaker", "vertex", "emr", "dataproc")
@@ -234,7 +235,8 @@ class Train(Strict):
     :param workers: workers that the rows are split over.
     :param min_workers: workers to go on with where all do not come in time; all of them when null.
     :param spot: training on spare capacity.
-    :param usd_per_hour: what one worker costs in an hour, for what interruptions cost.
+    :param usd_per_hour: what one worker costs in an hour, for what interruptions and a search cost.
+    :param search: of hyper-parameters, before each training.
     """
 
     window: Days
@@ -250,6 +252,7 @@ class Train(Strict):
     min_workers: Whole | None = Field(default=None, ge=1)
     spot: Spot | None = None
     usd_per_hour: Number = Field(default=0, ge=0)
+    search: Search | None = None
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The reports of one model as they lie on disk: nights, gate verdicts, evaluations.
+"""The reports of one model as they lie on disk: nights, gate verdicts, evaluations, searches.
 
 Numbers come from the small JSON files; the HTML pages are only found here, never read. A file that is damaged is shown
 as such and hides no other. Nothing outside the model's folder is ever found: names must have their known form, and no
@@ -26,7 +26,7 @@ class Kind:
 
     :param title: what a reader calls it.
     :param stage: the stage of the model that writes it, whose DAG one must be allowed to read.
-    :param key: the form of its key: a day, a version, a model's id.
+    :param key: the form of its key: a day, a version, the id of a model or a search.
     :param file: where its page lies under the model's folder.
     """
 
@@ -41,6 +41,7 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 KINDS = {
     "nights": Kind("Night of", "monitor", _DAY, "nights/{key}.html"),
     "gate": Kind("Gate of version", "train", _WORD, "gate/{key}/gate.html"),
+    "search": Kind("Search", "train", _WORD, "search/{key}/search.html"),
     "evaluation": Kind("Evaluation of model", "train", _WORD, "evaluation/{key}/evaluation.html"),
 }
 

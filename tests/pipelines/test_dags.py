@@ -241,6 +241,25 @@ def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
         assert (train.warm_start, train.name) == (given, "flights") and train.mlflow.endswith("include/data/mlflow")
 
 
+SEARCH = (
+    "  cluster: processes\n  workers: 2\n  usd_per_hour: 0.5\n"
+    "  search: {space: {max_depth: {min: 3, max: 10}, learning_rate: {min: 0.01, max: 0.3, log: true}},"
+    " trials: 40, minutes: 30, usd: 5, parallel: 2}"
+)
+
+
+def test_a_search_stands_between_the_sample_and_the_training(build):
+    assert "search" not in build()["train"].task_dict
+    dag = build(("  cluster: local", SEARCH))["train"]
+    search, train = dag.task_dict["search"], dag.task_dict["train"]
+    assert "sample" in search.upstream_task_ids and {"search", "sample"} <= train.upstream_task_ids
+    assert (search.trials, search.minutes, search.usd, search.usd_per_hour) == (40, 30, 5, 0.5)
+    assert (search.cluster, search.workers, search.parallel) == ("processes", 2, 2)
+    assert search.hyperparameters["rounds"] == 300 and search.space["learning_rate"]["log"] is True
+    assert "Optuna: 40 trials or 30 minutes or 5 USD, 2 at once" in dag.doc_md
+    assert "hyper-parameters: max_depth, learning_rate" in dag.doc_md
+
+
 def test_spare_capacity_reaches_the_training(build):
     assert build()["train"].task_dict["train"].spot is False
     said = (

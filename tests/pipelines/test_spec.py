@@ -451,6 +451,48 @@ WRONG = {
         None,
         "train.min_workers is wrong\n  expected: at most workers, which is 1; found: 2",
     ),
+    "a search without a budget": (
+        "  cluster: local",
+        "  search: {space: {max_depth: [3, 6]}}",
+        None,
+        "train.search.trials is wrong\n  expected: a budget: trials, minutes or usd; found: none",
+    ),
+    "a search of nothing": (
+        "  cluster: local",
+        "  search: {space: {}, trials: 3}",
+        None,
+        "train.search.space is wrong",
+    ),
+    "a range that ends before it begins": (
+        "  cluster: local",
+        "  search: {trials: 3, space: {max_depth: {min: 9, max: 3}}}",
+        None,
+        "train.search.space.max_depth.max is wrong\n  expected: a number above min, which is 9; found: 3",
+    ),
+    "a number for a range": (
+        "  cluster: local",
+        "  search: {trials: 3, space: {max_depth: 9}}",
+        None,
+        "train.search.space.max_depth is wrong\n  expected:",
+    ),
+    "a parameter that may not differ": (
+        "  cluster: local",
+        "  search: {trials: 3, space: {stop_on: [auc, logloss]}}",
+        None,
+        "the search's space names stop_on\n  expected: what may differ between trials; found: stop_on, which must",
+    ),
+    "a budget of money without a price": (
+        "  cluster: local",
+        "  search: {usd: 3, space: {max_depth: [3, 6]}}",
+        None,
+        "train.search.usd needs a price\n  expected: train.usd_per_hour, what one worker costs; found: none",
+    ),
+    "trials at once on one worker": (
+        "  cluster: local",
+        "  search: {trials: 3, parallel: 2, space: {max_depth: [3, 6]}}",
+        None,
+        "train.search.parallel does not fit the cluster\n  expected: 1: cluster local has one worker; found: 2",
+    ),
     # what later stages may bring is not silently taken
     "a roll-out": (
         "  port: 8500",

@@ -14,6 +14,7 @@ from airflow_provider_sml.operators.monitoring import (
     ScorePartitionsOperator,
 )
 from airflow_provider_sml.operators.sampling import SampleOperator
+from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
     GateOperator,
@@ -28,6 +29,7 @@ from airflow_provider_sml.refs import (
     ModelVersionRef,
     ReportRef,
     SampleRef,
+    SearchRef,
     SnapshotRef,
     StagedRef,
     VerdictRef,
@@ -38,6 +40,7 @@ STAGED = StagedRef("/lake", "flights", "/lake/x", "2013-04-01", "2013-04-01", 10
 SNAPSHOT = SnapshotRef("/lake", "flights", 7, "2013-04-01", "2013-04-01", 9, 9).to_xcom()
 SCORES = SnapshotRef("/lake", "flights_predictions", 8, "2013-04-01", "2013-04-01", 9, 9).to_xcom()
 SAMPLE = SampleRef("/lake/samples/flights/s", "s", "flights", 7, "all", 1.0, {"train": 5}).to_xcom()
+SEARCH = SearchRef("/lake/searches/flights/5ea7c4", "5ea7c4", {}, {}, "logloss", 0.5, 3, 1, 0, 9.5, None).to_xcom()
 MODEL = ModelRef("/lake/models/flights/abc10", "abc10", "d", "s", 3).to_xcom()
 EVALUATION = EvaluationRef("/r", "abc10", 5, 0.7, 0.6, 0.8, None, 0.01).to_xcom()
 VERSION = ModelVersionRef("https://mlflow.example.com:5000", "flights", "10", "run", "abc10").to_xcom()
@@ -62,6 +65,11 @@ CASES = {
     ),
     "sample": (SampleOperator(task_id="t", table="flights"), SAMPLE, {"Model": MODEL_PAGE}),
     "train": (TrainXGBoostOperator(task_id="t", sample=SAMPLE, dataset={}), MODEL, {"Model": MODEL_PAGE}),
+    "search": (
+        SearchHyperparametersOperator(task_id="t", sample=SAMPLE, dataset={}, space={}),
+        SEARCH,
+        {"Model": MODEL_PAGE, "Search": "/sml/models/flights/search/5ea7c4"},
+    ),
     "evaluate": (
         EvaluateModelOperator(task_id="t", model=MODEL, sample=SAMPLE),
         EVALUATION,

@@ -11,50 +11,77 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_provider_sml.errors import JobError, SmlError
 from airflow_provider_sml.ml.training.cluster import addresses
-from airflow_provider_sml.ml.training.runner import ELSEWHERE, InterruptedTraining, Outcome, Work, run_rank
+from airflow_provider_sml.ml.training.runner import ELSEWHERE, InterruptedTraining, Outcome, Watch, Work, run_rank
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
 
 #: Seconds between two looks at the cluster.
 _PULSE = 2.0
+#: The same while somebody may stop the training, and between two messages with its losses.
+_WATCHED_PULSE = 0.2
 
 
 class LostWorkerError(JobError):
     """A worker went away; what it had reached may be in a checkpoint."""
 
 
-def attempt(client: Client, work: Work, told: Told, least: int = 0) -> Outcome:
+class Watcher(Protocol):
+    """Who follows an attempt round by round and may end it."""
+
+    def measured(self, first: int, losses: Sequence[float]) -> None:
+        """Take losses of the validation rows; called on the client's own thread, so it must not wait.
+
+        :param first: the round of the first of them, from 0.
+        :param losses: of that round and those after it.
+        """
+
+    def stop(self) -> bool:
+        """Whether the ranks shall end; asked until they have."""
+
+
+def attempt(
+    client: Client,
+    work: Work,
+    told: Told,
+    least: int = 0,
+    on: Sequence[str] | None = None,
+    watcher: Watcher | None = None,
+) -> Outcome:
     """Run the ranks on the cluster once.
 
     :param client: of the cluster.
     :param work: what each rank does; the number of its file lists is the number of ranks.
     :param told: the log.
     :param least: workers to do with where there is not one for each rank; some then do the part of several. 0 for all.
+    :param on: addresses of the workers to take; those that are up when None.
+    :param watcher: who follows it.
     :raises LostWorkerError: when a worker went away; a checkpoint may go on.
+    :raises StoppedTraining: when the watcher ended it; no rank goes on.
     :raises JobError: when the training failed otherwise.
     """
     ranks = len(work.train_files)
-    up = addresses(client)[:ranks]
+    up = list(addresses(client) if on is None else on)[:ranks]
     if len(up) < (least or ranks):
         raise LostWorkerError("the cluster has too few workers", expected=least or ranks, found=len(up))
     key = f"sml-training-{uuid.uuid4().hex[:12]}"
-    client.subscribe_topic(key, lambda event: told(event[1]))
+    client.subscribe_topic(key, lambda event: _hear(event[1], told, watcher))
     futures: list[Any] = []
     try:
         tracker = _on(client, up[0], _start_tracker, key, ranks).result() if ranks > 1 else None
         shares = [range(number, ranks, len(up)) for number in range(len(up))]
         futures = [
-            _on(client, address, _ranks, share, work, tracker, key) for address, share in zip(up, shares, strict=True)
+            _on(client, address, _ranks, share, work, tracker, key, watcher is not None)
+            for address, share in zip(up, shares, strict=True)
         ]
-        return _wait(client, futures, up, told)
+        return _wait(client, futures, up, told, _Stopper(client, up, key, watcher) if watcher else None)
     finally:
         client.unsubscribe_topic(key)
         if ranks > 1:
@@ -89,10 +116,44 @@ class Told:
         self._log(line)
 
 
-def _wait(client: Client, futures: list[Any], up: list[str], told: Told) -> Outcome:
+def _hear(message: Any, told: Told, watcher: Watcher | None) -> None:
+    """Take a line of the log, or losses."""
+    if isinstance(message, str):
+        told(message)
+    elif watcher:
+        watcher.measured(message["first"], message["losses"])
+
+
+class _Stopper:
+    """Tells the ranks to end, once their watcher wants it."""
+
+    def __init__(self, client: Client, up: list[str], key: str, watcher: Watcher) -> None:
+        self._client, self._up, self._key, self._watcher = client, up, key, watcher
+        self._stopped = False
+
+    def __call__(self) -> None:
+        if not self._stopped and self._watcher.stop():
+            with contextlib.suppress(Exception):  # a worker that is gone is found by who watches the workers
+                self._stopped = any(self._client.run(_stop, self._key, workers=self._up).values())
+
+
+def _stop(key: str, dask_worker: Any = None) -> bool:
+    """Let the ranks of a training on this worker, and so all of them, end after their round; whether one is here."""
+    here = key in getattr(dask_worker, "sml_stops", {})
+    if here:
+        dask_worker.sml_stops[key] = True
+    return here
+
+
+def _wait(
+    client: Client, futures: list[Any], up: list[str], told: Told, stopper: Callable[[], None] | None = None
+) -> Outcome:
     """Wait for all ranks; a task of a worker that is gone would wait for ever, so the workers are watched."""
+    pulse = _WATCHED_PULSE if stopper else _PULSE
     while any(not future.done() for future in futures):
-        _pause(client, [future for future in futures if not future.done()], "FIRST_COMPLETED")
+        _pause(client, [future for future in futures if not future.done()], "FIRST_COMPLETED", pulse)
+        if stopper:
+            stopper()
         if any(future.done() and future.status != "finished" for future in futures):
             break
         if lost := [address for address in up if address not in addresses(client)]:
@@ -144,12 +205,12 @@ def _lost(up: list[str], lost: list[str]) -> LostWorkerError:
     )
 
 
-def _pause(client: Client, futures: list[Any], until: str) -> None:
+def _pause(client: Client, futures: list[Any], until: str, pulse: float = _PULSE) -> None:
     """Wait for tasks, but not long."""
     from distributed import wait
 
     with contextlib.suppress(TimeoutError), client.as_current():
-        wait(futures, timeout=_PULSE, return_when=until)
+        wait(futures, timeout=pulse, return_when=until)
 
 
 def _start_tracker(key: str, workers: int) -> dict[str, Any]:
@@ -172,7 +233,29 @@ def _stop_tracker(key: str) -> None:
     get_worker().sml_trackers.pop(key).free()
 
 
-def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, topic: str) -> Outcome:
+@contextlib.contextmanager
+def _watch(worker: Worker, topic: str) -> Iterator[Watch]:
+    """Tell the client of losses, some together, and hear from it whether to stop."""
+    stops = worker.sml_stops = getattr(worker, "sml_stops", {})
+    stops[topic] = False
+    losses: list[float] = []
+    sent = time.monotonic()
+
+    def measured(number: int, loss: float) -> None:
+        nonlocal sent
+        losses.append(loss)
+        if (now := time.monotonic()) - sent >= _WATCHED_PULSE:
+            sent = now
+            worker.log_event(topic, {"first": number + 1 - len(losses), "losses": losses.copy()})
+            losses.clear()
+
+    try:
+        yield Watch(measured, lambda: stops[topic])
+    finally:
+        del stops[topic]
+
+
+def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, topic: str, watched: bool) -> Outcome:
     """One worker's part, on a Dask worker: that of one rank, or of several, each in a thread of its own.
 
     XGBoost's communicator belongs to a thread, so that ranks of one process meet as those of several do.
@@ -182,21 +265,23 @@ def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, top
     worker = get_worker()
     threads = max(1, worker.state.nthreads // len(ranks))
     share = replace(work, sharing=len(ranks))
+    watching = _watch(worker, topic) if watched else contextlib.nullcontext()
 
     def one(rank: int) -> Outcome:
         try:
-            return run_rank(rank, share, tracker, threads, lambda line: worker.log_event(topic, line))
+            return run_rank(rank, share, tracker, threads, lambda line: worker.log_event(topic, line), watch)
         except InterruptedTraining as error:
             if error.found != ELSEWHERE:  # this machine goes: no further attempt shall count on it
                 worker.loop.add_callback(_leave, worker)
             raise
 
-    if len(ranks) == 1:
-        return one(ranks[0])
-    with ThreadPoolExecutor(len(ranks)) as pool:
-        outcomes = [pool.submit(one, rank) for rank in ranks]
-        # The error of the rank that failed, not of those that it left alone.
-        errors = [error for each in outcomes if (error := each.exception())]
-        for error in sorted(errors, key=lambda error: not isinstance(error, SmlError)):
-            raise error
-        return outcomes[0].result()
+    with watching as watch:
+        if len(ranks) == 1:
+            return one(ranks[0])
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            outcomes = [pool.submit(one, rank) for rank in ranks]
+            # The error of the rank that failed, not of those that it left alone.
+            errors = [error for each in outcomes if (error := each.exception())]
+            for error in sorted(errors, key=lambda error: not isinstance(error, SmlError)):
+                raise error
+            return outcomes[0].result()

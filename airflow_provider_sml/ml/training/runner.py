@@ -49,6 +49,22 @@ class InterruptedTraining(JobError):
     """A machine is about to be taken away; what was reached is in the checkpoint, and a retry goes on from it."""
 
 
+class StoppedTraining(JobError):
+    """Whoever watches the training has told it to stop; all ranks have ended with the same round."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How somebody follows a training and ends it.
+
+    :param measured: takes the number of a round, from 0, and the loss of the validation rows after it; rank 0 tells.
+    :param stop: whether the training shall end; every rank asks after each round.
+    """
+
+    measured: Callable[[int, float], None]
+    stop: Callable[[], bool]
+
+
 @dataclass(frozen=True)
 class Work:
     """What every rank of a training is told.
@@ -106,13 +122,28 @@ class Outcome:
     device: str = "cpu"
 
 
+def rises(metric: str, settings: Mapping[str, Any]) -> bool:
+    """Whether more of a metric is better; its loss is then its negative.
+
+    :param metric: its name in the history.
+    :param settings: that may hold metrics of one's own.
+    """
+    own = {found.name: found.higher_is_better for found in custom_metrics(settings)}
+    return own.get(metric, metric.split("@")[0] in _RISING)
+
+
 def draws_at_random(settings: Mapping[str, Any]) -> bool:
     """Whether parameters make XGBoost draw rows or columns at random."""
     return any(float(settings.get(name, 1)) < 1 for name in _RANDOM)
 
 
 def run_rank(
-    rank: int, work: Work, tracker: dict[str, Any] | None, threads: int, log: Callable[[str], None]
+    rank: int,
+    work: Work,
+    tracker: dict[str, Any] | None,
+    threads: int,
+    log: Callable[[str], None],
+    watch: Watch | None = None,
 ) -> Outcome:
     """Do one rank's part.
 
@@ -121,8 +152,10 @@ def run_rank(
     :param tracker: where the ranks meet; None for a rank that is alone.
     :param threads: threads of this worker.
     :param log: takes a line of progress; only rank 0 tells.
+    :param watch: of who follows it; on all ranks or on none.
     :raises DataError: when the labels allow no model.
     :raises InterruptedTraining: when this machine, or another rank's, is about to be taken away.
+    :raises StoppedTraining: when who watches has told it to stop.
     """
     import xgboost
 
@@ -135,7 +168,7 @@ def run_rank(
         files = [*work.train_files[rank], *work.validate_files[rank]]
         scores = margins(work.base, files, work.features, threads) if work.base is not None else None
         with watching(work.machine) as notice, context:
-            return _boost(rank, work, cache, _Surroundings(threads, tracker is not None, notice, log, scores))
+            return _boost(rank, work, cache, _Surroundings(threads, tracker is not None, notice, log, scores, watch))
     finally:
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -149,6 +182,7 @@ class _Surroundings:
     notice: Interruption
     log: Callable[[str], None]
     margins: Mapping[Path, np.ndarray] | None = None
+    watch: Watch | None = None
 
 
 def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome:
@@ -245,19 +279,15 @@ class _Loop:
             if self.rank == 0 and (number == first or now - told >= 5):
                 told = now
                 self._tell(now - began, number + 1 - first)
-            gone = self._gone()
+            gone, stopped = self._gone()
             due = self.state.rounds % work.every == 0 or (work.seconds and now - saved >= work.seconds)
             if self._may_save() and (due or gone):
                 saved = now
                 self._save(booster)
             if gone:
-                raise InterruptedTraining(
-                    f"the training {work.training} was interrupted in round {self.state.rounds}",
-                    found=gone,
-                    todo="let the task retry: it goes on from the last checkpoint"
-                    if work.checkpoint
-                    else "give the training a checkpoint; without one a retry starts from the first round",
-                )
+                raise self._interrupted(gone)
+            if stopped:
+                raise StoppedTraining(f"the training {work.training} was stopped in round {self.state.rounds}")
         if self.rank == 0:
             self._tell(max(time.monotonic() - began, 1e-9), max(self.state.rounds - first, 1))
         model = bytes(booster[: self.state.best_round + 1].save_raw("ubj"))
@@ -292,6 +322,8 @@ class _Loop:
         for name, value in values.items():
             self.state.history.setdefault(name, []).append(value)
         value = self._loss(values)
+        if self.rank == 0 and self.around.watch:
+            self.around.watch.measured(number, value)
         if value < self.state.best_value:
             self.state = replace(self.state, best_value=value, best_round=number)
 
@@ -303,8 +335,7 @@ class _Loop:
                 todo="add it to eval_metric, or to metrics when it is a function",
             )  # fmt: skip
         value = values[name]
-        own = {metric.name: metric.higher_is_better for metric in self.custom}
-        return -value if own.get(name, name.split("@")[0] in _RISING) else value
+        return -value if rises(name, self.work.settings) else value
 
     def _stalled(self) -> bool:
         patience = self.work.settings["early_stopping"]
@@ -318,17 +349,27 @@ class _Loop:
         assert self.work.checkpoint is not None
         Checkpoint(self.work.checkpoint, self.work.training).write(bytes(booster.save_raw("ubj")), self.state)
 
-    def _gone(self) -> str | None:
-        """A notice to this rank, or to any other; all ranks agree on it."""
+    def _gone(self) -> tuple[str | None, bool]:
+        """A notice to this rank, or to any other, and whether they shall stop; all ranks agree on both."""
+        notice, watch = self.around.notice.notice, self.around.watch
+        stop = watch is not None and watch.stop()
         if not self.around.distributed:
-            return self.around.notice.notice
+            return notice, stop
         import numpy as np
         import xgboost
 
-        flag = np.array([1 if self.around.notice.notice else 0], dtype=np.int32)
-        if xgboost.collective.allreduce(flag, xgboost.collective.Op.MAX)[0]:
-            return self.around.notice.notice or ELSEWHERE
-        return None
+        flags = np.array([1 if notice else 0, 1 if stop else 0], dtype=np.int32)
+        gone, stopped = xgboost.collective.allreduce(flags, xgboost.collective.Op.MAX)
+        return (notice or ELSEWHERE) if gone else None, bool(stopped)
+
+    def _interrupted(self, notice: str) -> InterruptedTraining:
+        return InterruptedTraining(
+            f"the training {self.work.training} was interrupted in round {self.state.rounds}",
+            found=notice,
+            todo="let the task retry: it goes on from the last checkpoint"
+            if self.work.checkpoint
+            else "give the training a checkpoint; without one a retry starts from the first round",
+        )
 
     def _tell(self, taken: float, rounds: int) -> None:
         last = {name: values[-1] for name, values in self.state.history.items()}

@@ -245,7 +245,7 @@ def _run(training: Training, cluster: Cluster, log: Callable[[str], None]) -> tu
     """Train on the cluster, and go on from the checkpoint when workers are lost; gives what that cost besides."""
     folder, training_id = training.checkpoint, training.model_id
     checkpoint = Checkpoint(folder / f"{training_id}.ubj", training_id) if folder else None
-    work = _work(training, checkpoint)
+    work = work_of(training, checkpoint)
     start = checkpoint.read() if checkpoint else None
     ledger = Ledger(folder / f"{training_id}.toll.json" if folder else None, start[1] if start else None)
     borne = 0
@@ -308,8 +308,13 @@ def _have_workers(training: Training, cluster: Cluster, toll: Toll, log: Callabl
         toll.wait(time.monotonic() - since if toll.began else 0.0, training.price(False))
 
 
-def _work(training: Training, checkpoint: Checkpoint | None) -> Work:
-    """What the ranks are told; each has a fixed list of files."""
+def work_of(training: Training, checkpoint: Checkpoint | None) -> Work:
+    """What the ranks are told; each has a fixed list of files.
+
+    :param training: what to train.
+    :param checkpoint: where its checkpoint lies; None for none.
+    :raises ConfigurationError: when there are fewer files than workers.
+    """
     files = {split: split_files(training.sample, split) for split in ("train", "validate")}
     if not 1 <= training.workers <= len(files["train"]):
         raise ConfigurationError(
