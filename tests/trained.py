@@ -3,9 +3,11 @@
 import datetime as dt
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +44,30 @@ def make_sample(folder: Path, splits: Mapping[str, pa.Table], shards: int = 4) -
     (folder / "manifest.json").write_text(json.dumps({"windows": windows}))
     rows = {split: table.num_rows for split, table in splits.items()}
     return SampleRef(str(folder), content.hexdigest()[:12], "orders", 1, "all", 1.0, rows)
+
+
+@pytest.fixture
+def nothing_left():
+    """After the test no process is there that was not there before it, and no thread that watches for notices."""
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    yield
+    made = [child for child in me.children(recursive=True) if child not in before and not _of_python(child)]
+    _, alive = psutil.wait_procs(made, timeout=15)
+    assert [_command(child) for child in alive] == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "sml-interruption"]
+
+
+def _of_python(process):
+    """Python's own helper of multiprocessing, one a process, which stays."""
+    return any(name in _command(process) for name in ("resource_tracker", "forkserver"))
+
+
+def _command(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS, make_sample, rows_of
 
 FEATURES = DATASET.feature_list
+#: Whatever goes wrong, no process is left.
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +284,7 @@ def test_more_workers_than_files(processes, tmp_path):
 @pytest.mark.parametrize(
     ("where", "workers", "words"),
     [
-        ("mars", 1, "local, processes, or a scheduler's address"),
+        ("mars", 1, "local, processes, cuda, or a scheduler's address"),
         ("local", 2, "1, which has all cores; found: 2"),
         ("processes", 0, "at least 1; found: 0"),
         ("nonsense://host:1", 1, "no scheduler's address"),

@@ -54,8 +54,13 @@ def test_a_rate_is_planned_and_drawn_and_a_repeat_finds_the_same(run, shop_lake,
         split: shop_sample.rows[split] for split in ("validate", "test")
     }
     assert samples(shop_lake) == before | {sample.sample_id}  # none of the planner's own samples is left
-    assert "<svg" in Path(plan["uri"], "plan.html").read_text()
-    points = json.loads(Path(plan["uri"], "plan.json").read_text())["points"]
+    page, told = Path(plan["uri"], "plan.html").read_text(), json.loads(Path(plan["uri"], "plan.json").read_text())
+    points = told["points"]
+    assert page.count("<circle") == len(points)  # the curve as a picture
+    assert told["seconds"] == pytest.approx(sum(point["seconds"] for point in points))
+    assert told["total_seconds"] == pytest.approx(told["seconds"] + plan["rate"] * told["full_seconds"])
+    assert f"{told['seconds']:.1f} s of training; one training on all rows would take about" in page
+    assert f"together: {told['total_seconds']:.1f} s" in page
     assert len(points) >= 4 and all(point["seconds"] > 0 and 0 < point["auc"] < 1 for point in points)
     fidelity = json.loads(Path(sample.uri, "fidelity.json").read_text())
     assert {column["name"] for column in fidelity["columns"]} == set(DATASET.features)

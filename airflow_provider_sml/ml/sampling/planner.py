@@ -105,10 +105,15 @@ class Plan:
         """The point of the chosen rate; None where all rows are used."""
         return next((point for point in self.points if point.rate == self.rate), None)
 
+    @property
+    def total_seconds(self) -> float:
+        """What the plan and one training at its rate take together, to hold against ``full_seconds``."""
+        return self.seconds + self.rate * self.full_seconds
+
     def write(self, folder: Path) -> None:
         """Write ``plan.json`` and ``plan.html`` with the curve as a picture."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan.json").write_text(json.dumps(asdict(self), indent=1))
+        (folder / "plan.json").write_text(json.dumps(asdict(self) | {"total_seconds": self.total_seconds}, indent=1))
         (folder / "plan.html").write_text(_page(self))
 
 
@@ -248,7 +253,9 @@ def _page(plan: Plan) -> str:
         page.text(f"No rate loses less than {plan.tolerance:g} of AUC; all {plan.population:,} rows are used.", "bad")
     page.text(
         f"Planning took {plan.seconds:.1f} s of training; one training on all rows would take about "
-        f"{plan.full_seconds:.1f} s."
+        f"{plan.full_seconds:.1f} s. The plan and one training at its rate together: {plan.total_seconds:.1f} s, "
+        f"{plan.total_seconds / plan.full_seconds if plan.full_seconds else 1:.0%} of it; each later training at that "
+        f"rate: {plan.rate:.0%}."
     )
     measured = Series(
         "AUC on later rows", [(p.rows, p.auc) for p in plan.points], [(p.low, p.high) for p in plan.points], dots=True
