@@ -94,7 +94,15 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "extra-links": [
             f"airflow_provider_sml.links.pages.{name}"
-            for name in ("ModelLink", "GateLink", "SearchLink", "EvaluationLink", "NightLink", "MlflowLink")
+            for name in (
+                "ModelLink",
+                "GateLink",
+                "SearchLink",
+                "EvaluationLink",
+                "NightLink",
+                "CostLink",
+                "MlflowLink",
+            )
         ],
         "notifications": ["airflow_provider_sml.notifications.alert.AlertNotifier"],
         "config": {

@@ -409,6 +409,33 @@ class EndpointRef(Ref):
 
 
 @dataclass(frozen=True)
+class CostReportRef(Ref):
+    """What a DAG run cost; estimates, in USD.
+
+    :param uri: folder with ``costs.json`` and ``costs.html``.
+    :param name: what the report stands with: a model, or the DAG.
+    :param run: the run's id as a folder's name.
+    :param dag_id: of the run.
+    :param run_id: of the run.
+    :param usd: what its tasks cost, as far as prices are known.
+    :param saved_usd: what they would have cost more on demand.
+    :param unknown: costs without a price.
+    :param usd_per_hour: what was deployed and goes on costing.
+    """
+
+    kind: ClassVar[str] = "costs"
+    uri: str
+    name: str
+    run: str
+    dag_id: str
+    run_id: str
+    usd: float
+    saved_usd: float
+    unknown: int
+    usd_per_hour: float
+
+
+@dataclass(frozen=True)
 class TrainingJobRef(Ref):
     """A training job that ended well in a cloud, with what it cost.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: USD per hour. SageMaker: per instance type, for training and for endpoints alike where one figure is given.
+#: USD per hour, except for what is named otherwise. SageMaker: per instance type, for training and for endpoints alike
+#: where one figure is given.
 PRICES: dict[str, float] = {
     "ml.t2.medium": 0.056,
     "ml.t3.medium": 0.05,
@@ -39,6 +40,8 @@ PRICES: dict[str, float] = {
     "emr-serverless-vcpu": 0.052624,
     "emr-serverless-gb": 0.0057785,
     "emr-serverless-storage-gb": 0.000111,
+    # per TiB that a query reads, not per hour
+    "bigquery-tib": 6.25,
     # per Data Compute Unit, and per GB of shuffle storage (USD 0.04 and 0.10 a month of 730 hours); us-central1
     "dataproc-dcu": 0.06,
     "dataproc-dcu-premium": 0.089,

@@ -35,6 +35,7 @@ _FACTS = {
     "verdict": {"name": "name", "version": "version"},
     "endpoint": {"name": "model", "version": "version"},
     "report": {"name": "model", "day": "day"},
+    "costs": {"name": "name", "costs": "run"},
 }
 
 
@@ -148,6 +149,16 @@ class NightLink(_PageLink):
     def address(self, found: Mapping[str, str]) -> str:
         """By the model's name and the day."""
         return _page("models", found.get("name"), "nights", found.get("day"))
+
+
+class CostLink(_PageLink):
+    """The page of what a run cost."""
+
+    name = "Costs"
+
+    def address(self, found: Mapping[str, str]) -> str:
+        """By what the report stands with, and the run."""
+        return _page("models", found.get("name"), "costs", found.get("costs"))
 
 
 class MlflowLink(_PageLink):

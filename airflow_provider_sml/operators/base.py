@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -10,6 +11,7 @@ from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow_provider_sml.compat import AirflowFailException
 from airflow_provider_sml.errors import ConfigurationError, SmlError
 from airflow_provider_sml.links.pages import ModelLink
+from airflow_provider_sml.operators.cost import KEY, Cost
 from airflow_provider_sml.operators.openlineage import Data, lineage_of
 from airflow_provider_sml.refs import ModelVersionRef, Ref
 
@@ -68,6 +70,8 @@ class SmlOperator(BaseOperator):
             if error.retryable:
                 raise
             raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+        if told := self.costs(result):
+            arguments[0]["ti"].xcom_push(key=KEY, value=[asdict(cost) for cost in told])
         return result.to_xcom() if isinstance(result, Ref) else result
 
     def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
@@ -76,6 +80,13 @@ class SmlOperator(BaseOperator):
         :param result: what ``run`` gave.
         """
         return [], []
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What a finished task cost, for ``CostReportOperator``.
+
+        :param result: what ``run`` gave.
+        """
+        return []
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage | None:
         """What OpenLineage's provider asks of a task that has ended."""

@@ -20,6 +20,7 @@ from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.operators.base import announce, lineage, run_key, sample_of
+from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.deployment_targets import Deployment, Target
 from airflow_provider_sml.operators.deployment_targets import target as target_of
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
@@ -137,6 +138,7 @@ class DeployModelOperator(RemoteJobOperator):
         """Check parity through the endpoint, and take the version back when it fails; then move the alias."""
         from airflow_provider_sml.ml.serving.parity import compare
 
+        self._hourly = result.get("cost_usd_per_hour")
         registry = self._registry()
         version = self._version(registry, context)
         target = self._target(context, version)
@@ -154,6 +156,15 @@ class DeployModelOperator(RemoteJobOperator):
             self.log.info("version %s runs beside the champion; no alias moves", version.version)
             return self._ref(version, target.address(), compared)
         return self._champion(context, registry, version, target.address(), compared)
+
+    #: USD per hour of what the roll-out made.
+    _hourly: float | None = None
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the endpoint costs from now on; what runs on this machine costs nothing by itself."""
+        if not isinstance(result, EndpointRef) or self.target == "local":
+            return []
+        return [Cost(what=f"endpoint {result.name} at {result.target}", usd_per_hour=self._hourly)]
 
     def failed(self, step: Step) -> JobError | DeploymentRolledBack:
         """A roll-out that ended on the old version has an error of its own."""

@@ -16,6 +16,7 @@ from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.model import HashPrivacy
 from airflow_provider_sml.operators.base import SmlOperator, announce, lineage, run_key
+from airflow_provider_sml.operators.cost import Cost, usage_cost
 from airflow_provider_sml.operators.openlineage import Data, parent, table
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.operators.spark import SparkRun, spark_job
@@ -124,13 +125,21 @@ class SparkEtlOperator(RemoteJobOperator):
             )  # fmt: skip
         return {"SML_PRIVACY_KEYS": json.dumps(keys)}
 
+    #: What the service told of the job's resources and their price.
+    _usage: Mapping[str, Any] | None = None
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the job cost, where it ran at a service that tells."""
+        return usage_cost(self._usage)
+
     def finish(self, context: Context, result: dict[str, Any]) -> StagedRef:
         """Read what the run reported."""
         from airflow_provider_sml.ml import storage
         from airflow_provider_sml.ml.lake.audit import Staged
 
         lake = LakeHook(self.lake).get_conn()
-        if usage := result.get("usage"):
+        self._usage = result.get("usage")
+        if usage := self._usage:
             cost = "" if usage["cost_usd"] is None else f", about {usage['cost_usd']:.4f} USD"
             self.log.info(
                 "%s: %.2f vCPU-hours, %.2f GB-hours%s", usage["job"], usage["vcpu_hours"], usage["gb_hours"], cost

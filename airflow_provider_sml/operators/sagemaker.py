@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.operators.base import lineage, run_key
+from airflow_provider_sml.operators.cost import Cost, training_cost
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import TrainingJobRef
 
@@ -133,3 +134,7 @@ class SageMakerTrainOperator(RemoteJobOperator):
             ref.savings_percent, cost,
         )  # fmt: skip
         return ref
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the job cost; nothing for a plan."""
+        return [training_cost("SageMaker training", result)] if isinstance(result, TrainingJobRef) else []

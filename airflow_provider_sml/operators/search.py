@@ -14,6 +14,7 @@ from airflow_provider_sml.links.pages import ModelLink, SearchLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator
 from airflow_provider_sml.operators.clusters import where
+from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import SampleRef, SearchRef
 
@@ -152,6 +153,10 @@ class SearchHyperparametersOperator(SmlOperator):
             parallel=self.parallel, prune=self.prune, startup=self.startup, warmup=self.warmup, seed=self.seed,
             patience=patience, machine=machine,
         )  # fmt: skip
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the trials cost, where a price was given."""
+        return [] if result.usd is None else [Cost(what=f"search on {self.workers} workers a trial", usd=result.usd)]
 
     def datasets(self, result: SearchRef) -> tuple[list[Data], list[Data]]:
         """The sample's rows for training and validation, and the search."""

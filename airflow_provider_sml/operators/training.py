@@ -18,6 +18,7 @@ from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLin
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, announce, find_version, lineage
 from airflow_provider_sml.operators.clusters import Where, where
+from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
     EvaluationRef,
@@ -191,6 +192,13 @@ class TrainXGBoostOperator(SmlOperator):
             ending = threading.Thread(target=end, daemon=True, name="sml-cluster-end")
             ending.start()
             ending.join(_KILL_SECONDS)
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the workers cost, where a price was given."""
+        if not self.usd_per_hour or "usd" not in result.toll:
+            return []
+        kind = "spare capacity first" if self.spot else "on demand"
+        return [Cost(what=f"training on {self.workers} workers, {kind}", usd=result.toll["usd"])]
 
     def _start(self, name: str) -> WarmStart | None:
         """The version to start from."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.operators.base import lineage, run_key
+from airflow_provider_sml.operators.cost import Cost, training_cost
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import TrainingJobRef
 
@@ -138,3 +139,7 @@ class VertexTrainOperator(RemoteJobOperator):
             "spot " if ref.spot else "", ref.instance, ref.training_seconds, cost, ref.model,
         )  # fmt: skip
         return ref
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the job cost; nothing for a plan."""
+        return [training_cost("Vertex AI training", result)] if isinstance(result, TrainingJobRef) else []

@@ -9,12 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_sml.cloud.prices import estimate
 from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.warehouse import RemoteWarehouse, WarehouseHook, WarehouseOptions
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.operators.base import run_key
+from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.openlineage import Data, table
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import SnapshotRef, WarehouseRef
@@ -112,6 +114,12 @@ class PublishWarehouseOperator(RemoteJobOperator):
     def finish(self, context: Context, result: dict[str, Any]) -> WarehouseRef:
         """What was published, and what it cost."""
         return self._made({key: value for key, value in result.items() if value is not None})
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What BigQuery bills for its script; load jobs are free."""
+        if (billed := result.cost.get("bytes_billed")) is None:
+            return []
+        return [Cost(what=f"BigQuery, {billed:,} bytes billed", usd=estimate("bigquery-tib", billed / 2**40))]
 
     def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
         """The snapshot, and its table in the warehouse."""

@@ -42,6 +42,7 @@ KINDS = {
     "nights": Kind("Night of", "monitor", _DAY, "nights/{key}.html"),
     "gate": Kind("Gate of version", "train", _WORD, "gate/{key}/gate.html"),
     "search": Kind("Search", "train", _WORD, "search/{key}/search.html"),
+    "costs": Kind("Costs of run", "train", _WORD, "costs/{key}/costs.html"),
     "evaluation": Kind("Evaluation of model", "train", _WORD, "evaluation/{key}/evaluation.html"),
 }
 

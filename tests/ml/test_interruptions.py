@@ -254,7 +254,7 @@ def test_the_toll_of_an_interruption():
     # of 100 s 60 are in the checkpoint; two attempts had not to make 10 and 50 rounds
     assert toll.figures() == {
         "interruptions": 1, "rounds_lost": 20, "seconds_lost": 40.0, "seconds_waited": 20,
-        "rounds_regained": 60, "seconds_regained": 68.0, "usd_lost": 0.6, "usd_regained": 0.68,
+        "rounds_regained": 60, "seconds_regained": 68.0, "usd_lost": 0.6, "usd_regained": 0.68, "usd": 1.2,
     }  # fmt: skip
     assert str(toll) == "lost: 20 rounds, 60 s, USD 0.6000; regained: 60 rounds, 68 s, USD 0.6800"
     toll.lose(replace(attempt, usd_per_hour=0.0), None)

@@ -6,6 +6,7 @@ import pytest
 
 from airflow_provider_sml.get_provider_info import get_provider_info
 from airflow_provider_sml.links import pages
+from airflow_provider_sml.operators.costs import CostReportOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.monitoring import (
@@ -23,6 +24,7 @@ from airflow_provider_sml.operators.training import (
 )
 from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.refs import (
+    CostReportRef,
     EndpointRef,
     EvaluationRef,
     ModelRef,
@@ -69,6 +71,11 @@ CASES = {
         SearchHyperparametersOperator(task_id="t", sample=SAMPLE, dataset={}, space={}),
         SEARCH,
         {"Model": MODEL_PAGE, "Search": "/sml/models/flights/search/5ea7c4"},
+    ),
+    "costs": (
+        CostReportOperator(task_id="t", name="flights"),
+        CostReportRef("/r", "flights", "manual-2026", "d", "manual__2026", 1.0, 0.0, 0, 0.0).to_xcom(),
+        {"Costs": "/sml/models/flights/costs/manual-2026"},
     ),
     "evaluate": (
         EvaluateModelOperator(task_id="t", model=MODEL, sample=SAMPLE),

@@ -20,7 +20,7 @@ from airflow_provider_sml.ml.training.checkpoint import State
 #: The figures of a toll in a model's lineage.
 TOLL = (
     "interruptions", "rounds_lost", "seconds_lost", "seconds_waited", "rounds_regained", "seconds_regained",
-    "usd_lost", "usd_regained",
+    "usd_lost", "usd_regained", "usd",
 )  # fmt: skip
 #: Seconds between two notes of how far an attempt is.
 _PULSE = 5.0
@@ -38,6 +38,7 @@ class Toll:
     :param seconds_regained: the time that those rounds had taken.
     :param usd_lost: the price of the lost and waited seconds, of all workers; 0 when it is not known.
     :param usd_regained: the price of the regained seconds.
+    :param usd: the price of all attempts and of waiting between them.
     :param began: when the first attempt started, in seconds since 1970; 0 before it.
     """
 
@@ -49,6 +50,7 @@ class Toll:
     seconds_regained: float = 0.0
     usd_lost: float = 0.0
     usd_regained: float = 0.0
+    usd: float = 0.0
     began: float = 0.0
 
     def regain(self, state: State, usd_per_hour: float = 0.0) -> None:
@@ -73,11 +75,17 @@ class Toll:
         self.rounds_lost += max(attempt.rounds - rounds, 0)
         self.seconds_lost += lost
         self.usd_lost += lost * attempt.usd_per_hour / 3600
+        self.spend(attempt.last - attempt.started, attempt.usd_per_hour)
+
+    def spend(self, seconds: float, usd_per_hour: float) -> None:
+        """Time of the workers was used, well or not."""
+        self.usd += seconds * usd_per_hour / 3600
 
     def wait(self, seconds: float, usd_per_hour: float = 0.0) -> None:
         """Seconds went by until there were enough workers."""
         self.seconds_waited += seconds
         self.usd_lost += seconds * usd_per_hour / 3600
+        self.spend(seconds, usd_per_hour)
 
     def figures(self) -> dict[str, Any]:
         """All of it, as the lineage has it: counts, seconds, and USD where a price is known."""
@@ -155,11 +163,14 @@ class Ledger:
         if self._attempt:
             self._attempt.last = time.time()
             self.toll.lose(self._attempt, kept)
-        self.end()
+            self._attempt = None
+        self._write()
 
     def end(self) -> None:
-        """The attempt ended, in whatever other way."""
-        self._attempt = None
+        """The attempt ended, well or by an error that is no interruption."""
+        if self._attempt:
+            self.toll.spend(time.time() - self._attempt.started, self._attempt.usd_per_hour)
+            self._attempt = None
         self._write()
 
     def remove(self) -> None:

@@ -271,6 +271,7 @@ def _run(training: Training, cluster: Cluster, log: Callable[[str], None]) -> tu
             ledger.end()
             raise
         else:
+            ledger.end()
             if checkpoint:
                 checkpoint.remove()
             ledger.remove()
