@@ -118,6 +118,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(shop_sample, tm
 
 
 def test_early_stopping_by_a_metric_that_is_not_measured(shop_sample, tmp_path):
+    for given, allowed in (([LOSS], LOSS), ([], "metrics, which is empty")):
+        with pytest.raises(
+            ConfigurationError, match=rf"expected: one of {allowed}; found: {TOP}(.|\n)*add it to metrics"
+        ):
+            train(Training(DATASET, shop_sample, PARAMS | {"metrics": given, "stop_on": TOP}), None, tmp_path, print)
     with pytest.raises(ConfigurationError, match=r"auc, logloss, tests.own_metrics:loss(.|\n)*or to metrics"):
         boost(work(shop_sample, tmp_path, {"metrics": [LOSS], "stop_on": TOP}))
 

@@ -436,6 +436,20 @@ def test_a_broken_checkpoint_is_refused(written, damage):
         written.read()
 
 
+@pytest.mark.parametrize("damage", ["foreign", "changed"])
+def test_a_training_refuses_such_a_checkpoint_and_leaves_it(shop_sample, tmp_path, written, damage):
+    training = Training(DATASET, shop_sample, PARAMS | RANDOM, checkpoint=tmp_path / "ckpt")
+    path = tmp_path / "ckpt" / f"{training.model_id}.ubj"
+    path.parent.mkdir()
+    raw = written.path.read_bytes()
+    path.write_bytes(raw if damage == "foreign" else raw[:-9] + bytes(9))
+    before = path.read_bytes()
+    words = "belongs to another training" if damage == "foreign" else "is damaged"
+    with cluster("local") as client, pytest.raises(IntegrityError, match=rf"{words}(.|\n)*move it away"):
+        train(training, client, tmp_path / "models", lambda line: None)
+    assert path.read_bytes() == before and not (tmp_path / "models").exists()
+
+
 def test_a_model_without_a_state_is_no_checkpoint(written):
     raw, state = written.read()
     assert state.rounds == 10 and isinstance(state, State) and list(state.history) == ["auc", "logloss"]

@@ -125,6 +125,34 @@ def test_an_entity_is_kept_whole_or_not_at_all(lake):
     assert sorted(kept.to_pylist(), key=lambda row: row["order"]) == sorted(expected, key=lambda row: row["order"])
 
 
+def test_the_same_entities_are_kept_every_day(lake):
+    """Whatever the days of the window: an entity that is in the sample of one day is in that of every other."""
+    kept = []
+    for first in range(8):
+        windows = {name: (DAYS[first + n], DAYS[first + n]) for n, name in enumerate(sampling.SPLITS)}
+        drawn, whole = (
+            rows(sampling.draw(lake, "orders", windows, method=method, **given))
+            for method, given in (("hash", {"by": ["shop"], "rate": 0.5}), ("all", {}))
+        )
+        names = [set(table.column("shop").to_pylist()) for table in (drawn, whole)]
+        kept.append((names[0], names[1] - names[0]))
+    everywhere = set.union(*(chosen for chosen, _ in kept))
+    assert everywhere and all(chosen and left for chosen, left in kept)
+    assert not everywhere & set.union(*(left for _, left in kept))
+
+
+def test_the_manifest_tells_what_decided_the_sample(lake):
+    sample = draw(lake, method="negatives", rate=0.25, seed=9)
+    told = sampling.read_manifest(sample)
+    assert (told["table"], told["snapshot_id"], told["method"], told["seed"], told["rate"]) == (
+        "orders", lake.snapshot_id("orders"), "negatives", 9, 0.25,
+    )  # fmt: skip
+    assert told["rows"] == sample.rows and told["population"]["train"] > told["rows"]["train"]
+    assert told["recalibration"] == 0.25 and told["windows"]["test"] == [str(day) for day in WINDOWS["test"]]
+    assert set(told["files"]) == {str(path) for path in contents(sample)}  # each with its SHA-256
+    assert Path(sample.uri).name == sample.sample_id  # the hash of what decided it
+
+
 def test_a_higher_rate_keeps_all_of_a_lower_one(lake):
     kept = [set(rows(draw(lake, by=["order"], rate=rate)).column("order").to_pylist()) for rate in (0.1, 0.4, 0.9, 1.0)]
     assert kept[0] < kept[1] < kept[2] < kept[3]

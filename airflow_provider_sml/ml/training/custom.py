@@ -126,7 +126,15 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
     import numpy as np
 
     labels, scores = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.2, 0.7, 0.4, 0.6])
-    for metric in custom_metrics(settings):
+    own = custom_metrics(settings)
+    told = str(settings.get("stop_on", ""))
+    if ":" in told and told not in [metric.name for metric in own]:  # no metric of XGBoost has a colon in its name
+        raise ConfigurationError(
+            "stop_on names a function that is no metric of this training", found=told,
+            expected=f"one of {', '.join(metric.name for metric in own) or 'metrics, which is empty'}",
+            todo="add it to metrics",
+        )  # fmt: skip
+    for metric in own:
         try:
             metric.measure(labels, scores)
         except DataError as error:
