@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from airflow_provider_sml.cloud.remote_job import Adapter
 from airflow_provider_sml.errors import ConfigurationError, JobError, require
@@ -113,6 +114,28 @@ class AwsJob(Adapter):
                     raise AwsRefused(action, type(error).__name__, str(error)) from error
                 raise AwsUnavailable(f"{action} failed: {error}") from error
         raise AssertionError("the second try returns or raises")
+
+    def console(self, path: str) -> str:
+        """A page of the console of this region; empty when the region is not known.
+
+        The host is that of the region's partition (AWS, "AWS Management Console" and the guides to the partitions).
+
+        :param path: below the host, with ``{region}`` in it.
+        """
+        region = self.region or self._region()
+        if not region:
+            return ""
+        host = {"cn": "console.amazonaws.cn", "us-gov": "console.amazonaws-us-gov.com"}.get(
+            region.rpartition("-")[0].rpartition("-")[0], f"{region}.console.aws.amazon.com"
+        )
+        return f"https://{host}/{path.format(region=quote(region, safe=''))}"
+
+    def _region(self) -> str:
+        """The region of the connection."""
+        try:
+            return str((self.clients or AwsClients()).client("sts").meta.region_name or "")
+        except Exception:  # a page to look at is no reason to fail
+            return ""
 
     def aws_tags(self, **more: str) -> list[dict[str, str]]:
         """The tags as SageMaker takes them, at most 50 of them."""

@@ -192,6 +192,13 @@ class Adapter:
         object.__setattr__(connected, "clients", clients)
         return connected
 
+    def page(self, job_id: str) -> str:
+        """Where a person looks at the job: a page of the service; empty when there is none.
+
+        :param job_id: of the job.
+        """
+        return ""
+
     def describe(self) -> dict[str, Any]:
         """The adapter as JSON, for a trigger."""
         kind = type(self)

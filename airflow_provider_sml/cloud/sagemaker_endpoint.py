@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.prices import price
@@ -116,6 +117,10 @@ class SageMakerRollout(AwsJob):
             "version": self.version,
             "cost_usd_per_hour": self.hourly_cost(),
         }
+
+    def page(self, job_id: str) -> str:
+        """The endpoint's page in the console."""
+        return self.console(f"sagemaker/home?region={{region}}#/endpoints/{quote(self.name, safe='')}")
 
     def cancel(self, job_id: str) -> None:
         """Delete what a failed roll-out made; one that runs cannot be cancelled.

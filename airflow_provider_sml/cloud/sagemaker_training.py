@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsQuota, AwsRefused
 from airflow_provider_sml.cloud.prices import estimate
@@ -160,6 +161,10 @@ class SageMakerTrainingJob(AwsJob):
             "savings_percent": round((1 - billed / trained) * 100, 1) if trained else 0.0,
             "cost_usd": estimate(kind, billed * count / 3600, self.prices),
         }
+
+    def page(self, job_id: str) -> str:
+        """The job's page in the console."""
+        return self.console(f"sagemaker/home?region={{region}}#/jobs/{quote(job_id, safe='')}")
 
     def cancel(self, job_id: str) -> None:
         """Stop the job; one that has ended stays as it is."""

@@ -20,6 +20,8 @@ from airflow.sdk import BaseOperatorLink
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
+#: Key in XCom of the page of a remote job.
+CONSOLE = "sml_console"
 #: Where the plugin's pages lie below Airflow's address.
 PREFIX = "/sml"
 
@@ -159,6 +161,18 @@ class CostLink(_PageLink):
     def address(self, found: Mapping[str, str]) -> str:
         """By what the report stands with, and the run."""
         return _page("models", found.get("name"), "costs", found.get("costs"))
+
+
+class ConsoleLink(BaseOperatorLink):
+    """The job's page at the service that runs it, as soon as it runs there."""
+
+    name = "Console"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+        """The address that the task put into XCom when it had submitted the job; empty before, and where is none."""
+        from airflow.sdk.execution_time.xcom import XCom
+
+        return str(XCom.get_value(ti_key=ti_key, key=CONSOLE) or "")
 
 
 class MlflowLink(_PageLink):

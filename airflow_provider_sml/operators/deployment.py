@@ -18,7 +18,7 @@ from airflow_provider_sml.errors import ConfigurationError, DeploymentRolledBack
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
-from airflow_provider_sml.links.pages import GateLink, MlflowLink, ModelLink
+from airflow_provider_sml.links.pages import ConsoleLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.operators.base import announce, lineage, run_key, sample_of
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.deployment_targets import Deployment, Target
@@ -59,7 +59,9 @@ class DeployModelOperator(RemoteJobOperator):
         "name", "version", "target", "settings", "port", "endpoint", "mlflow", "endpoints",
     )  # fmt: skip
     ui_color = "#c9ead9"
-    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), GateLink(), MlflowLink())
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        ModelLink(), GateLink(), MlflowLink(), ConsoleLink(),
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -7,12 +7,16 @@ that still runs. Waiting blocks a worker slot, or is handed to the triggerer wit
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.cloud.remote_job import Adapter, JobWatch, Step, failure, settle
 from airflow_provider_sml.errors import JobError
 from airflow_provider_sml.hooks.clients import connected
+from airflow_provider_sml.links.pages import CONSOLE, ConsoleLink, ModelLink
 from airflow_provider_sml.operators.base import SmlOperator
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ class RemoteJobOperator(SmlOperator):
     :param deadline: how long this try waits for the job, submitted or attached to; the job is cancelled then. None for
         ever.
     """
+
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), ConsoleLink())
 
     def __init__(
         self,
@@ -70,6 +76,8 @@ class RemoteJobOperator(SmlOperator):
             raise JobError(f"job {job.name} was cancelled: the task was killed")
         until = time.time() + self.deadline.total_seconds() if self.deadline else None
         self.log.info("job %s runs as %s", job.name, job_id)
+        if page := job.page(job_id):
+            context["ti"].xcom_push(key=CONSOLE, value=page)
         if self.deferrable:
             from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
 

@@ -41,6 +41,20 @@ def test_a_spot_job_that_is_interrupted_twice_ends_well_and_tells_its_savings(ru
     assert cloud.calls.count("CreateTrainingJob") == 1
 
 
+def test_the_console_is_linked_while_it_runs_and_when_it_failed(run, cloud):
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    cloud.faults.add("denied", "DescribeTrainingJob", skip=2, times=99)
+    assert run().state == "failed"
+    (job,) = cloud.sagemaker.jobs
+    with create_session() as session:
+        query = session.query(XComModel.value).filter(XComModel.key == "sml_console", XComModel.dag_id == "churn_train")
+        pages = [value.strip(chr(34)) for (value,) in query.order_by(XComModel.timestamp.desc())]
+    region = "us-east-1"
+    assert pages[0] == f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/jobs/{job}"
+
+
 def test_an_outage_while_it_waits_starts_no_second_job(run, cloud):
     cloud.faults.add("server_error", "DescribeTrainingJob", skip=1, times=5)
     assert run().state == "success"
