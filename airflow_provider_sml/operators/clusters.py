@@ -7,6 +7,7 @@ the task's label, the same for each try, by which a retry finds and removes what
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for workers of a cluster that is not made, and after the loss of one.
 _PATIENCE, _REPLACEMENT = 60.0, 300.0
+#: Seconds that ending a cluster may take when the task is killed; Airflow's supervisor waits 5 before it uses force.
+_KILL_SECONDS = 4.0
 #: What is given to a machine's script, and to the place.
 _SCRIPT, _PLACE = ("image", "gpus", "prepare", "hours"), ("host", "bind", "port", "python", "death_timeout", "hours",
                                                           "patience", "env")  # fmt: skip
@@ -82,6 +85,19 @@ def where(cluster: str | Mapping[str, Any], context: Context) -> Where:
     tags = {"dag_id": lineage(context)["dag_id"], "run_id": lineage(context)["run_id"]}
     place = _made(cluster, _Task(job_name("sml", *run_key(context)), tags), connect=True)
     return Where(place, place.patience, place.patience, getattr(place, "machine", ""))
+
+
+def end_made(place: Where | None) -> None:
+    """End a cluster that was made for a task which is killed: Airflow leaves it a few seconds, in which it goes on.
+
+    :param place: where the task runs; None before it does.
+    """
+    end = getattr(place.cluster, "end", None) if place else None
+    if end is not None:
+        # The main thread, in whose signal handler this runs, may hold a client of the cloud.
+        ending = threading.Thread(target=end, daemon=True, name="sml-cluster-end")
+        ending.start()
+        ending.join(_KILL_SECONDS)
 
 
 def check_cluster(cluster: Mapping[str, Any]) -> None:

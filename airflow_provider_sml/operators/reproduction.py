@@ -10,7 +10,7 @@ from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.operators.base import SmlOperator, find_version
-from airflow_provider_sml.operators.clusters import where
+from airflow_provider_sml.operators.clusters import Where, end_made, where
 from airflow_provider_sml.refs import ReproductionRef
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class ReproduceModelOperator(SmlOperator):
 
     template_fields: Sequence[str] = ("name", "version", "cluster", "lake", "mlflow")
     ui_color = "#f8d7da"
+    #: Where the workers run, once it does.
+    _place: Where | None = None
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class ReproduceModelOperator(SmlOperator):
     def run(self, context: Context) -> ReproductionRef:
         """Train again and compare."""
         from airflow_provider_sml.ml.training.cluster import cluster
-        from airflow_provider_sml.ml.training.reproduction import distance, surroundings, training_of
+        from airflow_provider_sml.ml.training.reproduction import distance, other_device, surroundings, training_of
         from airflow_provider_sml.ml.training.trainer import fit
 
         registry = MlflowHook(self.mlflow).get_conn()
@@ -71,7 +73,7 @@ class ReproduceModelOperator(SmlOperator):
         training = replace(training_of(what, bundle, tags, lake), warm_start=_base(what, registry, bundle))
         for line in (moved := surroundings(bundle, tags)):
             self.log.warning("not as it was when %s was trained: %s", what, line)
-        place = where(self.cluster or ("local" if training.workers == 1 else "processes"), context)
+        place = self._place = where(self.cluster or ("local" if training.workers == 1 else "processes"), context)
         with cluster(place.cluster, training.workers, place.patience) as client:
             again = fit(training, client, lambda line: self.log.info("%s", line))
         found = distance(bundle, again, training.sample)
@@ -90,8 +92,12 @@ class ReproduceModelOperator(SmlOperator):
             max_difference=found.score,
             auc_difference=found.auc,
             log_loss_difference=found.log_loss,
-            moved=moved,
+            moved=[*moved, *other_device(bundle, again)],
         )
+
+    def on_kill(self) -> None:
+        """End a cluster that was made for the task."""
+        end_made(self._place)
 
 
 def _base(what: str, registry: Registry, bundle: Bundle) -> WarmStart | None:

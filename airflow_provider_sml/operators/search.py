@@ -13,7 +13,7 @@ from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import ModelLink, SearchLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator
-from airflow_provider_sml.operators.clusters import where
+from airflow_provider_sml.operators.clusters import Where, end_made, where
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import SampleRef, SearchRef
@@ -62,6 +62,8 @@ class SearchHyperparametersOperator(SmlOperator):
     )  # fmt: skip
     ui_color = "#f8d7da"
     operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), SearchLink())
+    #: Where the workers run, once it does.
+    _place: Where | None = None
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class SearchHyperparametersOperator(SmlOperator):
         from airflow_provider_sml.ml.training.searcher import search_for
 
         sample = SampleRef.load(self.sample)
-        place = where(self.cluster, context)
+        place = self._place = where(self.cluster, context)
         # <lake>/samples/<table>/<id> lies beside <lake>/searches/<name>
         self.open_lake(sample.lake)
         hook = LakeHook(sample.lake)
@@ -143,6 +145,10 @@ class SearchHyperparametersOperator(SmlOperator):
             "" if result.usd is None else f", USD {result.usd:.2f}",
         )  # fmt: skip
         return result
+
+    def on_kill(self) -> None:
+        """End a cluster that was made for the task."""
+        end_made(self._place)
 
     def _search(self, sample: SampleRef, patience: float, machine: str) -> Search:
         from airflow_provider_sml.ml.training.search import Search

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, announce, find_version, lineage
-from airflow_provider_sml.operators.clusters import Where, where
+from airflow_provider_sml.operators.clusters import Where, end_made, where
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_sml.ml.bundle import Bundle
     from airflow_provider_sml.ml.training.warm_start import WarmStart
-
-#: Seconds that ending a cluster may take when the task is killed; Airflow's supervisor waits 5 before it uses force.
-_KILL_SECONDS = 4.0
 
 
 def searched(hyperparameters: Any) -> Mapping[str, Any]:
@@ -185,13 +181,8 @@ class TrainXGBoostOperator(SmlOperator):
         return model
 
     def on_kill(self) -> None:
-        """End a cluster that was made for the task: Airflow leaves a few seconds, in which the task goes on."""
-        end = getattr(self._place and self._place.cluster, "end", None)
-        if end is not None:
-            # The main thread, in whose signal handler this runs, may hold a client of the cloud.
-            ending = threading.Thread(target=end, daemon=True, name="sml-cluster-end")
-            ending.start()
-            ending.join(_KILL_SECONDS)
+        """End a cluster that was made for the task."""
+        end_made(self._place)
 
     def costs(self, result: Any) -> list[Cost]:
         """What the workers cost, where a price was given."""

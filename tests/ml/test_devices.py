@@ -14,6 +14,7 @@ from airflow_provider_sml.ml.bundle import Bundle
 from airflow_provider_sml.ml.training import devices
 from airflow_provider_sml.ml.training.cluster import Cluster
 from airflow_provider_sml.ml.training.memory import plan_gpu_memory
+from airflow_provider_sml.ml.training.reproduction import other_device
 from airflow_provider_sml.ml.training.trainer import Training, train
 from tests.ml.test_interruptions import PLAIN, boost, work
 from tests.ml.test_lake_shops import DATASET
@@ -162,3 +163,12 @@ def test_a_cluster_of_gpus_has_a_worker_each(machine, monkeypatch):
         assert len(cluster.client.scheduler_info(n_workers=-1)["workers"]) == 2
     (settings,) = asked
     assert settings["n_workers"] == 2 and settings["host"] == "127.0.0.1" and settings["device_memory_limit"] == 0
+
+
+def test_a_repeat_tells_when_its_device_is_another_one():
+    def bundle(**lineage):
+        return types.SimpleNamespace(lineage=lineage)
+
+    assert other_device(bundle(device="cuda"), bundle(device="cpu")) == ["device: cuda, now cpu"]
+    assert other_device(bundle(device="cpu"), bundle(device="cpu")) == []
+    assert other_device(bundle(), bundle(device="cpu")) == []  # trained before devices were recorded

@@ -114,6 +114,12 @@ def surroundings(bundle: Bundle, tags: Mapping[str, str]) -> list[str]:
     ]
 
 
+def other_device(bundle: Bundle, again: Bundle) -> list[str]:
+    """That it was trained on a processor and now on a GPU, or the other way round; in the words of ``surroundings``."""
+    was, now = (one.lineage.get("device") for one in (bundle, again))
+    return [f"device: {was}, now {now}"] if was and was != now else []
+
+
 @dataclass(frozen=True)
 class Distance:
     """How far a model lies from the registered one, on the test rows of their sample.
