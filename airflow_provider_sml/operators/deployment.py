@@ -46,7 +46,7 @@ class DeployModelOperator(RemoteJobOperator):
     :param name: registered model.
     :param version: version number, or the output of a task that registered it; the challenger when empty.
     :param target: ``local``, or one of ``deployment_targets.TARGETS``.
-    :param settings: of that target; for ``sagemaker`` see ``deployment_targets.sagemaker``.
+    :param settings: of that target; see ``deployment_targets.sagemaker`` and ``deployment_targets.vertex``.
     :param port: port of a local endpoint on the loopback interface.
     :param endpoint: name of the endpoint; the model's when None.
     :param parity_rows: stored rows whose scores must agree.
@@ -157,7 +157,9 @@ class DeployModelOperator(RemoteJobOperator):
         if not target.replaces:
             self.log.info("version %s runs beside the champion; no alias moves", version.version)
             return self._ref(version, target.address(), compared)
-        return self._champion(context, registry, version, target.address(), compared)
+        ref = self._champion(context, registry, version, target.address(), compared)
+        target.complete(result)
+        return ref
 
     #: USD per hour of what the roll-out made.
     _hourly: float | None = None

@@ -342,13 +342,13 @@ class Gate(Strict):
 class Deploy(Strict):
     """Where a version that passed is served.
 
-    :param target: ``local``: a scoring server on this machine; ``sagemaker``: an endpoint there.
+    :param target: ``local``: a scoring server on this machine; ``sagemaker``, ``vertex``: an endpoint there.
     :param port: port of a local server on the loopback interface.
     :param parity_rows: stored rows whose scores must agree before the version is the champion.
     :param settings: of a target in a cloud: where, on which machines, how the traffic moves.
     """
 
-    target: Literal["local", "sagemaker"] = "local"
+    target: Literal["local", "sagemaker", "vertex"] = "local"
     port: Whole = Field(default=8500, ge=1, le=65535)
     parity_rows: Whole = Field(default=200, ge=1, le=10_000)
     settings: dict[str, Any] = {}

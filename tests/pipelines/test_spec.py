@@ -510,13 +510,25 @@ WRONG = {
         "target: local",
         "target: azure",
         None,
-        "deploy.target is wrong\n  expected: local or sagemaker; found: azure",
+        "deploy.target is wrong\n  expected: one of local, sagemaker, vertex; found: azure",
     ),
     "a target in a cloud without its settings": (
         "target: local",
         "target: sagemaker",
         "deploy:",
         "deploy.settings is wrong\n  expected: artifacts: an S3 folder",
+    ),
+    "Vertex AI without a region": (
+        "target: local",
+        "settings: {artifacts: 'gs://models', image: x}\n  target: vertex",
+        None,
+        "deploy.settings is wrong\n  expected: region: such as europe-west1",
+    ),
+    "steps of Vertex AI that fall": (
+        "target: local",
+        "settings: {artifacts: 'gs://models', image: x, region: europe-west1, steps: [50, 10]}\n  target: vertex",
+        None,
+        "deploy.settings is wrong\n  expected: steps: rising percents, the last one 100",
     ),
     "spot machines for an endpoint": (
         "target: local",

@@ -12,7 +12,10 @@ from airflow_provider_sml.cloud.remote_job import Adapter
 from airflow_provider_sml.errors import ConfigurationError
 
 #: Target -> the class that deploys there; ``local`` is the operator's own.
-TARGETS = {"sagemaker": "airflow_provider_sml.operators.deployment_targets.sagemaker.SageMakerTarget"}
+TARGETS = {
+    "sagemaker": "airflow_provider_sml.operators.deployment_targets.sagemaker.SageMakerTarget",
+    "vertex": "airflow_provider_sml.operators.deployment_targets.vertex.VertexTarget",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Target(Protocol):
 
     def score(self, rows: list[dict[str, Any]]) -> list[float] | None:
         """Scores of the new version through the endpoint; None when it answers nobody."""
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        """After the alias has moved: remove what was kept for a way back. A repeat is well.
+
+        :param result: of the roll-out.
+        """
 
     def undo(self, result: Mapping[str, Any]) -> str:
         """Take a roll-out back that ended well; tells what became of the endpoint.

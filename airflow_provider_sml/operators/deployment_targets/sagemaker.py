@@ -127,6 +127,9 @@ class SageMakerTarget:
                 raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
         return predictions(self.address(), answer, len(rows))
 
+    def complete(self, result: Mapping[str, Any]) -> None:
+        """Nothing: SageMaker has ended the old machines, and the old configuration is the way back."""
+
     def undo(self, result: Mapping[str, Any]) -> str:
         """Take the roll-out back."""
         return self._rollout.undo(f"{result['config']}/{result['previous']}")

@@ -79,8 +79,8 @@ def scoring_process(cloud: FakeGoogle, model: Any, within: float = 60.0) -> Scor
     own = {item.name: item.value for item in spec.env if item.name != "SML_SERVE_HOST"}
     log = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed with the process
     process = subprocess.Popen(
-        [sys.executable, "-m", "airflow_provider_sml.ml.serving", "serve"], env=_environment(cloud) | own | given,
-        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "airflow_provider_sml.ml.serving", *(spec.args or ["serve"])],
+        env=_environment(cloud) | own | given, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     base = f"http://127.0.0.1:{port}"
     end = time.monotonic() + within

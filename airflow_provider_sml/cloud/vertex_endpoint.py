@@ -1,0 +1,392 @@
+"""A version on a Vertex AI endpoint: upload, endpoint, deployed models, and traffic in steps.
+
+Vertex AI has no roll-out of its own, so this one is driven by the looks at it: each look does the next step that is
+due. What it has to remember is on the endpoint, in labels: the roll-out that runs, and the split of the traffic before
+it. Deployed models have ids that follow from what is deployed. So a crash at any point is mended by a retry, on any
+worker.
+
+The version that served before stays deployed until the roll-out is completed, after the parity check; until then
+everything can be taken back. A step's wait begins anew when another process takes the roll-out over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleQuota, GoogleRefused, label
+from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
+from airflow_provider_sml.cloud.vertex_model import VertexJob, busy, resource_id
+from airflow_provider_sml.cloud.vertex_spec import Part, VertexSpec, split_of, version_key
+from airflow_provider_sml.errors import DeploymentError, JobError, SmlError
+
+#: Labels of the endpoint: the roll-out that runs, the traffic before it, and the version that serves.
+_ROLLOUT, _PREVIOUS, _SERVING = "sml_rollout", "sml_previous", "sml_serving"
+_DEPLOY = "DeployModelOperationMetadata"
+#: Codes of google.rpc that a retry does not mend: INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION.
+_WRONG = (3, 7, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VertexRollout(VertexJob):
+    """The roll-out of one version to one endpoint; ``name`` is the endpoint's.
+
+    :param model: registered model.
+    :param version: of it.
+    :param spec: what is deployed and how: the values of a ``VertexSpec``.
+    """
+
+    model: str
+    version: str
+    spec: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
+
+    # --- the four verbs -------------------------------------------------------------------------------------------
+
+    def submit(self, secrets: dict[str, str] | None = None) -> str:
+        """Start the roll-out, or attach to it; gives its key.
+
+        :raises JobError: when another deployment runs on the endpoint.
+        :raises GoogleRefused: when Google Cloud will not do it; what was made by then is taken back.
+        :raises GoogleQuota: when a quota is reached, likewise.
+        """
+        try:
+            return self._submit()
+        except (GoogleRefused, GoogleQuota):
+            with suppress(SmlError):  # the refusal is what matters
+                self.undo()
+            raise
+
+    def _submit(self) -> str:
+        endpoint = self.endpoint()
+        if endpoint is not None and self._serves(endpoint):
+            return self.key
+        if endpoint is not None and endpoint.labels.get(_ROLLOUT) != self.key and self._running():
+            raise JobError(
+                f"endpoint {self.name} is being changed", expected="an endpoint at rest",
+                found=f"the roll-out {endpoint.labels.get(_ROLLOUT) or 'of somebody else'}",
+                todo="wait for it; a retry tries again",
+            )  # fmt: skip
+        self.upload(self.vertex_model, self.key, self.upload_message())
+        if endpoint is None:
+            endpoint = self._create_endpoint()
+        if endpoint.labels.get(_ROLLOUT) != self.key:
+            endpoint = self._begin(endpoint)
+        missing = self._missing(endpoint)
+        if missing and not self._running():
+            self._deploy(missing[0], endpoint)
+        return self.key
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where the roll-out stands; does the next step when it is due. Done is when this version has all traffic."""
+        try:
+            return self._status()
+        except GoogleRefused as error:
+            return JobStatus(JobState.FAILED, str(error), configuration=True, leftover=True)
+
+    def _status(self) -> JobStatus:
+        known = self._deployments()  # before the endpoint: what has ended by now is seen on it
+        endpoint = self.endpoint()
+        if endpoint is None:
+            return JobStatus(JobState.FAILED, f"endpoint {self.name} is gone", leftover=True)
+        if self._serves(endpoint):
+            return JobStatus(JobState.SUCCEEDED, progress=self._progress(endpoint))
+        if endpoint.labels.get(_ROLLOUT) != self.key:
+            other = endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) or "somebody"
+            return JobStatus(JobState.FAILED, f"endpoint {self.name} was taken over by {other}", leftover=True)
+        missing = self._missing(endpoint)
+        if missing:
+            return self._deploying(endpoint, missing, known)
+        share = sum(endpoint.traffic_split.get(part.id, 0) for part in self.parts)
+        if self._due(share):
+            following = next((step for step in self.what.steps if step > share), 100)
+            endpoint = self._split(endpoint, following)
+        return JobStatus(JobState.RUNNING, f"{share} percent", self._progress(endpoint))
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """What serves now."""
+        endpoint, version = self.endpoint(), self.uploaded(self.vertex_model, self.key)
+        return {
+            "endpoint": self.name,
+            "config": self.key,
+            "previous": endpoint.labels.get(_PREVIOUS, "") if endpoint else "",
+            "model": f"{self.vertex_model}@{version.version_id}" if version else self.vertex_model,
+            "version": self.version,
+            "cost_usd_per_hour": self.what.hourly_cost(self.prices),
+        }
+
+    def cancel(self, job_id: str) -> None:
+        """Take the roll-out back, as far as it has come; one that was completed stays."""
+        self.undo()
+
+    # --- more than the verbs --------------------------------------------------------------------------------------
+
+    def complete(self) -> None:
+        """After parity: the version serves, so what served before is undeployed. A repeat goes on where it ended."""
+        endpoint = self.endpoint()
+        if endpoint is None or not self._serves(endpoint):
+            raise DeploymentError(f"endpoint {self.name} does not serve {self.key} any more", todo="a retry goes on")
+        ours = {part.id for part in self.parts}
+        for deployed in endpoint.deployed_models:
+            if deployed.id not in ours:
+                self._undeploy(endpoint, deployed.id)
+        version = self.uploaded(self.vertex_model, self.key)
+        if version is not None and "champion" not in version.version_aliases:
+            aliases = ["champion", "default"]
+            name = f"{self.vertex_model}@{version.version_id}"
+            self.call("models", "merge_version_aliases", name=name, version_aliases=aliases)
+        if endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) != self.key:
+            self._label(endpoint, {_ROLLOUT: "", _PREVIOUS: "", _SERVING: self.key})
+
+    def undo(self) -> str:
+        """Take the version back: the old split of the traffic, and nothing new deployed; an endpoint that had served
+        nothing before is deleted.
+
+        :returns: what became of the endpoint, for a message.
+        :raises JobError: when it does not end.
+        """
+        endpoint = self.endpoint()
+        if endpoint is None:
+            self._forget_version()
+            return "is gone"
+        if endpoint.labels.get(_ROLLOUT) != self.key and endpoint.labels.get(_SERVING) == self.key:
+            return f"serves {self.key} still, for nothing else is deployed"
+        self._stop_deploying()
+        endpoint = self.endpoint()
+        ours, there = {part.id for part in self.parts}, {item.id for item in endpoint.deployed_models}
+        previous = _still(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        began = endpoint.labels.get(_ROLLOUT) == self.key
+        before = split_of(0, [], previous) if previous else {}
+        if began and dict(endpoint.traffic_split) != before:
+            endpoint = self._update(endpoint, traffic_split=before)
+        for key in sorted(ours & there):
+            self._undeploy(endpoint, key)
+        if began:
+            self._label(endpoint, {_ROLLOUT: "", _PREVIOUS: ""})
+        self._forget_version()
+        if began and not there - ours:
+            self.call("endpoints", "delete_endpoint", name=self.path)
+            return "was deleted, for it had served nothing before"
+        return f"serves {endpoint.labels.get(_SERVING) or 'what it served before'} again"
+
+    @cached_property
+    def what(self) -> VertexSpec:
+        """The spec, checked."""
+        return VertexSpec.load(self.spec)
+
+    @cached_property
+    def key(self) -> str:
+        """What tells this version from all others."""
+        return version_key(self.version, self.what)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Its deployed models."""
+        return self.what.parts(self.key)
+
+    @property
+    def path(self) -> str:
+        """The endpoint's full name."""
+        return f"{self.parent}/endpoints/{resource_id(self.name)}"
+
+    @property
+    def vertex_model(self) -> str:
+        """The full name of the Vertex AI model."""
+        return f"{self.parent}/models/{resource_id(self.model)}"
+
+    def endpoint(self) -> Any:
+        """The endpoint as Vertex AI describes it, or None."""
+        return self.find("endpoints", "get_endpoint", self.path)
+
+    def upload_message(self) -> dict[str, Any]:
+        """The version as it is uploaded."""
+        return self.what.model(self.model, self.version, self.key, self._own_labels())
+
+    def calls(self, endpoint: Any) -> list[tuple[str, str, dict[str, Any]]]:
+        """The calls that make the roll-out, as service, method and request."""
+        name, previous = f"{self.vertex_model}@{self.key}", dict(endpoint.traffic_split) if endpoint else {}
+        found: list[tuple[str, str, dict[str, Any]]] = [
+            ("aiplatform", "upload_model", {"parent": self.parent, "model": self.upload_message()})
+        ]
+        if endpoint is None:
+            found.append(("aiplatform", "create_endpoint", self._endpoint_request()))
+        for part in self.parts:
+            found.append(("aiplatform", "deploy_model", self._deploy_request(part, name, previous)))
+        for step in self.what.steps if previous else ():
+            split = split_of(step, self.parts, previous)
+            found.append(("aiplatform", "update_endpoint", {"endpoint": {"name": self.path, "traffic_split": split}}))
+        for key in previous:
+            found.append(("aiplatform", "undeploy_model", {"endpoint": self.path, "deployed_model_id": key}))
+        return found
+
+    # --- the parts ------------------------------------------------------------------------------------------------
+
+    def _serves(self, endpoint: Any) -> bool:
+        """Whether this version has all traffic, in its own proportions."""
+        return dict(endpoint.traffic_split) == split_of(100, self.parts, {}) and not self._missing(endpoint)
+
+    def _missing(self, endpoint: Any) -> list[Part]:
+        there = {item.id for item in endpoint.deployed_models}
+        return [part for part in self.parts if part.id not in there]
+
+    def _running(self) -> bool:
+        return any(not operation.done for operation in self.operations("endpoints", self.path))
+
+    def _deployments(self) -> list[Any]:
+        return [item for item in self.operations("endpoints", self.path) if item.metadata.type_url.endswith(_DEPLOY)]
+
+    def _deploying(self, endpoint: Any, missing: list[Part], known: list[Any]) -> JobStatus:
+        """Where a deployment stands that is not whole."""
+        if any(not item.done for item in known):
+            return JobStatus(JobState.RUNNING, "deploying", self._progress(endpoint))
+        error = known[-1].error if known else None
+        if error is not None and error.code:
+            return self._failed(error.message, error.code in _WRONG)
+        asked = self.__dict__.setdefault("_asked", set())
+        if len(missing) < len(self.parts) and missing[0].id not in asked:
+            asked.add(missing[0].id)
+            self._deploy(missing[0], endpoint)
+            return JobStatus(JobState.RUNNING, "deploying", self._progress(endpoint))
+        return self._failed("the operation that deploys it is gone, and nothing is deployed", wrong=False)
+
+    def _failed(self, reason: str, wrong: bool) -> JobStatus:
+        said = (
+            f"version {self.version} ({self.key}) is not deployed to endpoint {self.name}: {reason}\n"
+            "  it got no alias and is taken back; the endpoint's traffic is as it was before.\n"
+            "  to do: read the container's log (Cloud Logging, resource aiplatform.googleapis.com/Endpoint), mend "
+            "that, and clear this task: it starts a new roll-out."
+        )
+        return JobStatus(JobState.FAILED, said, configuration=wrong, leftover=True)
+
+    def _due(self, share: int) -> bool:
+        """Whether the next step of the traffic is due: this process has seen the present one for long enough."""
+        seen = self.__dict__.setdefault("_seen", {})
+        since = seen.setdefault(share, time.monotonic())
+        return share == 0 or time.monotonic() - since >= self.what.wait
+
+    def _progress(self, endpoint: Any) -> tuple[str, ...]:
+        share = sum(endpoint.traffic_split.get(part.id, 0) for part in self.parts)
+        up = sum(item.status.available_replica_count for item in endpoint.deployed_models
+                 if item.id in {part.id for part in self.parts})  # fmt: skip
+        return (f"endpoint {self.name}: {self.key} has {share} percent of the traffic on {up} replicas",)
+
+    def _begin(self, endpoint: Any) -> Any:
+        """Note on the endpoint what begins, and what served before.
+
+        A roll-out that never ended is taken over: what served before it counts, as far as that is still deployed.
+        """
+        before = _still(endpoint, endpoint.labels.get(_PREVIOUS, "")) if endpoint.labels.get(_ROLLOUT) else {}
+        changes = {_ROLLOUT: self.key, _PREVIOUS: _encoded(before or dict(endpoint.traffic_split))}
+        return self._label(endpoint, changes, **self.what.log())
+
+    def _label(self, endpoint: Any, changes: Mapping[str, str], **more: Any) -> Any:
+        labels = {key: value for key, value in (dict(endpoint.labels) | dict(changes)).items() if value}
+        return self._update(endpoint, labels=labels, **more)
+
+    def _split(self, endpoint: Any, share: int) -> Any:
+        previous = _still(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        return self._update(endpoint, traffic_split=split_of(share, self.parts, previous))
+
+    def _update(self, endpoint: Any, **changes: Any) -> Any:
+        return self.call(
+            "endpoints", "update_endpoint", endpoint={"name": endpoint.name, **changes},
+            update_mask={"paths": sorted(changes)},
+        )  # fmt: skip
+
+    def _create_endpoint(self) -> Any:
+        try:
+            started = self.call("endpoints", "create_endpoint", **self._endpoint_request())
+        except GoogleRefused as error:
+            if error.code != "ALREADY_EXISTS":  # by a creation whose reply was lost
+                raise
+        else:
+            self.finish("endpoints", started, f"the creation of endpoint {self.name}")
+        return self.wait(f"the creation of endpoint {self.name}", self.endpoint)
+
+    def _endpoint_request(self) -> dict[str, Any]:
+        endpoint = self.what.endpoint(self.name) | {"labels": self._own_labels() | {_ROLLOUT: self.key}}
+        return {"parent": self.parent, "endpoint": endpoint, "endpoint_id": resource_id(self.name)}
+
+    def _deploy(self, part: Part, endpoint: Any) -> None:
+        """Start the deployment of a part; one that runs or is there already is well."""
+        version = self.uploaded(self.vertex_model, self.key)
+        if version is None:
+            raise JobError(f"version {self.key} of {self.vertex_model} is gone", todo="a retry uploads it again")
+        previous = _still(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        request = self._deploy_request(part, f"{self.vertex_model}@{version.version_id}", previous)
+
+        def ask(client: Any) -> None:
+            # It is asked again when a reply was lost: look whether it runs first.
+            if not busy(client, self.path):
+                client.deploy_model(request=request, timeout=CALL_SECONDS, retry=None)
+
+        try:
+            self.ask("vertex_endpoints", "aiplatform.endpoints.deploy", ask)
+        except GoogleRefused as error:
+            if error.code != "ALREADY_EXISTS":
+                raise
+
+    def _deploy_request(self, part: Part, model: str, previous: Mapping[str, int]) -> dict[str, Any]:
+        """The last part takes the first step of the traffic with it; in its split it is called 0."""
+        request: dict[str, Any] = {
+            "endpoint": self.path, "deployed_model": self.what.deployed(part, model, f"{self.model} {self.key}"),
+        }  # fmt: skip
+        if part == self.parts[-1]:
+            split = split_of(self.what.steps[0], self.parts, previous)
+            request["traffic_split"] = {"0" if key == part.id else key: share for key, share in split.items()}
+        return request
+
+    def _stop_deploying(self) -> None:
+        """Cancel deployments that run, and wait until none does."""
+        for operation in self._deployments():
+            if not operation.done:
+                self._cancel(operation.name)
+        self.wait(f"the end of the deployment to {self.name}", lambda: None if self._running() else True)
+
+    def _cancel(self, name: str) -> None:
+        """Cancel an operation; one that has ended, or that cannot be cancelled, goes on."""
+
+        def ask(client: Any) -> None:
+            client.cancel_operation({"name": name}, timeout=CALL_SECONDS, retry=None)
+
+        with suppress(GoogleRefused):
+            self.ask("vertex_endpoints", "aiplatform.operations.cancel", ask)
+
+    def _undeploy(self, endpoint: Any, key: str) -> None:
+        try:
+            started = self.call("endpoints", "undeploy_model", endpoint=endpoint.name, deployed_model_id=key)
+        except GoogleRefused as error:
+            if error.code != "NOT_FOUND":
+                raise
+        else:
+            self.finish("endpoints", started, f"the end of deployed model {key}")
+
+    def _forget_version(self) -> None:
+        version = self.uploaded(self.vertex_model, self.key)
+        if version is not None:
+            self.remove_version(self.vertex_model, version.version_id)
+
+    def _own_labels(self) -> dict[str, str]:
+        own = {label(key): label(str(value)) for key, value in self.labels.items()} | {"sml_version": self.version}
+        return {key: value for key, value in own.items() if value}
+
+
+def _encoded(split: Mapping[str, int]) -> str:
+    """A split of the traffic as the value of a label."""
+    return "_".join(f"{key}-{share}" for key, share in sorted(split.items()))[:63]
+
+
+def _still(endpoint: Any, text: str) -> dict[str, int]:
+    """A split of the traffic, as far as its deployed models are there."""
+    there = {item.id for item in endpoint.deployed_models}
+    return {key: share for key, share in _decoded(text).items() if key in there}
+
+
+def _decoded(text: str) -> dict[str, int]:
+    found = (part.rpartition("-") for part in text.split("_") if "-" in part)
+    return {key: int(share) for key, _, share in found}

@@ -1,0 +1,117 @@
+"""Vertex AI as a deployment target: the bundle goes to Cloud Storage, an endpoint serves it, scores are asked there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
+from airflow_provider_sml.cloud.vertex_spec import VertexSpec
+from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
+from airflow_provider_sml.hooks.clients import connected, google_project
+from airflow_provider_sml.operators.deployment_targets import Deployment
+
+#: Settings that are the target's own; all others are those of ``VertexSpec``.
+_OWN = ("gcp_conn_id", "project", "region", "artifacts", "prices")
+_CONNECTION = "google_cloud_default"
+
+
+class VertexTarget:
+    """Deploys to Vertex AI.
+
+    Settings: ``artifacts`` (folder of the models in Cloud Storage), ``region``, ``gcp_conn_id``, ``project`` (the
+    connection's when absent), ``prices``, and those of ``cloud.vertex_spec.VertexSpec``.
+
+    :param deployment: what is deployed.
+    """
+
+    #: Whether the version becomes the one that serves.
+    replaces = True
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Refuse settings that cannot be right."""
+        if not str(settings.get("artifacts", "")).startswith("gs://"):
+            raise ConfigurationError(
+                "Vertex AI reads models from Cloud Storage", expected="artifacts: a folder in Cloud Storage",
+                found=settings.get("artifacts"),
+            )  # fmt: skip
+        if not settings.get("region"):
+            raise ConfigurationError(
+                "Vertex AI is a service of regions", expected="region: such as europe-west1", found="none"
+            )
+        VertexSpec.load(_spec(settings, "gs://bucket/folder"))
+
+    @cached_property
+    def _rollout(self) -> VertexRollout:
+        given, deployment = self.deployment.settings, self.deployment
+        self.check(given)  # before anything is uploaded
+        connection = given.get("gcp_conn_id", _CONNECTION)
+        rollout: VertexRollout = connected(
+            VertexRollout(
+                name=deployment.endpoint,
+                model=deployment.model,
+                version=deployment.version,
+                spec=_spec(given, self._place),
+                connection=connection,
+                project=given.get("project") or google_project(connection),
+                region=given["region"],
+                labels=deployment.tags,
+                prices=given.get("prices", {}),
+            )
+        )
+        return rollout
+
+    @property
+    def _place(self) -> str:
+        base = str(self.deployment.settings["artifacts"]).rstrip("/")
+        return f"{base}/{self.deployment.model}/{self.deployment.model_id}"
+
+    def upload(self, bundle: Path) -> None:
+        """Put the bundle to Cloud Storage; its folder names its content, so what is there stays."""
+        for file in sorted(path for path in bundle.iterdir() if path.is_file()):
+            self._rollout.keep(f"{self._place}/{file.name}", file.read_bytes(), self._rollout.what.kms_key)
+
+    def rollout(self) -> VertexRollout:
+        """The roll-out."""
+        return self._rollout
+
+    def plan(self) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
+        """The exact calls, and the cost per hour."""
+        cost = self._rollout.what.hourly_cost(self._rollout.prices)
+        told = "unknown: no price for the machine" if cost is None else f"{cost:,.4f} USD per hour while it serves"
+        return self._rollout.calls(self._rollout.endpoint()), told
+
+    def address(self) -> str:
+        """The endpoint's full name as Vertex AI's prediction service takes it."""
+        return f"vertex://{self._rollout.path}"
+
+    def score(self, rows: list[dict[str, Any]]) -> list[float] | None:
+        """Scores of the new version, which has all traffic by now."""
+        from airflow_provider_sml.ml.serving.parity import predictions
+
+        body = {"data": json.dumps({"instances": rows}).encode(), "content_type": "application/json"}
+        try:
+            answer = self._rollout.call("predictions", "raw_predict", endpoint=self._rollout.path, http_body=body)
+        except SmlError as error:
+            raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
+        return predictions(self.address(), answer.data, len(rows))
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        """Undeploy what served before, and move the aliases of the Vertex AI model."""
+        self._rollout.complete()
+
+    def undo(self, result: Mapping[str, Any]) -> str:
+        """Take the roll-out back."""
+        return self._rollout.undo()
+
+
+def _spec(settings: Mapping[str, Any], artifact: str) -> dict[str, Any]:
+    """The values of the ``VertexSpec`` in the settings."""
+    return {key: value for key, value in settings.items() if key not in _OWN} | {"artifact": artifact}

@@ -1,0 +1,343 @@
+"""Deployments to Vertex AI through ``dag.test()``: a real model scores behind the fake endpoint, MLflow is real."""
+
+import pytest
+
+from airflow_provider_sml.ml.registry import CHAMPION, Registry
+from airflow_provider_sml.testing.google.vertex_containers import Scoring, scoring_app, scoring_process
+
+PARENT = "projects/fake-project/locations/europe-west1"
+DAG_FILE = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_provider_sml.operators.deployment import (
+    DeployModelOperator, RollbackModelOperator,
+)
+
+with DAG("toy_deploy", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
+    {operator}(
+        task_id="deploy", name="toy", target="vertex", mlflow={root!r} + "/mlflow", poll_interval=0.01,
+        endpoints={root!r} + "/endpoints", parity_rows=30,
+        settings={{
+            "artifacts": "gs://models/toy", "image": "europe-docker.pkg.dev/fake-project/images/serve:1",
+            "region": "europe-west1", "wait": 0,
+        }} | {settings},
+        **dict({more}),
+    )
+"""
+
+
+@pytest.fixture
+def cloud(google, fake_gcs_address, monkeypatch):
+    if fake_gcs_address is None:
+        pytest.skip("fake-gcs-server is not built: make servers (needs Go)")
+    monkeypatch.setattr("airflow_provider_sml.cloud.vertex_model.POLL_SECONDS", 0.01)
+    google.vertex.endpoints.container = scoring_app
+    google.storage.write("gs://models/there", b"")
+    google.clock.per_call = 60
+    return google
+
+
+@pytest.fixture
+def registry(toy):
+    return Registry(str(toy / "mlflow"))
+
+
+@pytest.fixture
+def deploy(dag_project, cloud, toy):
+    def deploy(version="", operator="DeployModelOperator", retries=0, more="", **settings):
+        text = DAG_FILE.format(
+            operator=operator, retries=retries, root=str(toy), settings=settings,
+            more=f"version={version!r}, {more}" if version else more,
+        )  # fmt: skip
+        return dag_project.run(dag_project.write("toy_deploy.py", text), "toy_deploy")
+
+    return deploy
+
+
+def champion(registry):
+    found = registry.version("toy", alias=CHAMPION)
+    return found.version if found else None
+
+
+def served(cloud):
+    """What has traffic: percent of each version of the registered model."""
+    endpoint = cloud.vertex.endpoints.endpoints.get(f"{PARENT}/endpoints/toy")
+    if endpoint is None:
+        return {}
+    cloud.vertex.endpoints._settle(endpoint)
+    found = {}
+    for key, share in endpoint.traffic.items():
+        deployed = endpoint.deployed[key]
+        spot = " spot" if deployed.message.dedicated_resources.spot else ""
+        found[version(cloud, deployed.number) + spot] = share
+    return found
+
+
+def version(cloud, number):
+    model = cloud.vertex.models.models[f"{PARENT}/models/toy"]
+    return model.versions[number].message.version_description.partition("-")[0]
+
+
+def left(cloud):
+    """Versions that exist, and how many deployed models cost."""
+    cloud.clock.advance(1000)
+    for endpoint in cloud.vertex.endpoints.endpoints.values():
+        cloud.vertex.endpoints._settle(endpoint)
+    models = [item.message.version_description.partition("-")[0]
+              for model in cloud.vertex.models.models.values() for item in model.versions.values()]  # fmt: skip
+    return sorted(models), len(cloud.bill.running())
+
+
+def labels(cloud):
+    return {key: value for key, value in
+            cloud.vertex.endpoints.endpoints[f"{PARENT}/endpoints/toy"].message.labels.items()
+            if key in ("sml_rollout", "sml_previous")}  # fmt: skip
+
+
+def splits(cloud):
+    """The traffic of the new version after each step."""
+    return [sorted(call.params["endpoint"]["traffic_split"].values()) for call in cloud.calls.of("UpdateEndpoint")
+            if "traffic_split" in call.params["endpoint"]]  # fmt: skip
+
+
+def test_a_version_is_deployed_by_a_canary_checked_and_made_champion(deploy, cloud, registry):
+    """The first one by a real scoring process, which fetches the bundle as it does on Vertex AI."""
+    cloud.vertex.endpoints.container = scoring_process
+    result = deploy("1")
+    assert result.state == "success"
+    made = result.results["deploy"]
+    assert (made["target"], made["version"], made["parity_rows"]) == ("vertex", "1", 30)
+    assert made["url"] == f"vertex://{PARENT}/endpoints/toy"
+    assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
+    cloud.vertex.endpoints.container = scoring_app
+    assert deploy("2", more="deferrable=True").state == "success"
+    assert (champion(registry), served(cloud)) == ("2", {"v2": 100})
+    assert splits(cloud) == [[50, 50], [100]]  # the first step, 10, came with the deployment, by the key 0
+    asked = [call.params.get("traffic_split") for call in cloud.calls.of("DeployModel")]
+    assert asked[0] == {"0": 100} and sorted(asked[1].values()) == [10, 90] and asked[1]["0"] == 10
+    assert left(cloud) == (["v1", "v2"], 1)
+    assert labels(cloud) == {}
+    model = cloud.vertex.models.models[f"{PARENT}/models/toy"]
+    assert model.aliases["champion"] == model.aliases["default"] == 2
+
+
+def test_deploying_again_changes_nothing(deploy, cloud, registry):
+    deploy("1")
+    changing = ("UploadModel", "CreateEndpoint", "DeployModel", "UpdateEndpoint", "MergeVersionAliases")
+    before = len(cloud.calls.of(*changing))
+    assert deploy("1").state == "success"
+    assert len(cloud.calls.of(*changing)) == before
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("fault", ["fail", "no_capacity"])
+def test_a_deployment_that_fails_ends_red_and_the_champion_serves_on(deploy, cloud, registry, fault, deferrable, capfd):
+    deploy("1")
+    cloud.faults.add(fault, "DeployModel")
+    result = deploy("2", retries=1 if fault == "fail" else 0, more=f"deferrable={deferrable}")
+    assert result.state == "failed"
+    said = capfd.readouterr().out
+    assert ("Model server exited unexpectedly" if fault == "fail" else "Resources are insufficient") in said
+    assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
+    assert left(cloud) == (["v1"], 1)
+    assert labels(cloud) == {}
+    assert cloud.calls.count("DeployModel") == 2
+
+
+def test_the_first_deployment_that_fails_leaves_nothing_at_all(deploy, cloud, registry):
+    cloud.faults.add("fail", "DeployModel")
+    assert deploy("1").state == "failed"
+    assert left(cloud) == ([], 0)
+    assert cloud.vertex.endpoints.endpoints == {}
+    assert deploy("1").state == "success"
+    assert served(cloud) == {"v1": 100}
+
+
+def test_a_failed_parity_takes_the_version_back(deploy, cloud, registry, capfd):
+    """The container answers with other scores than training did, as a wrong image would."""
+    deploy("1")
+    wrong = b'{"predictions": [%s]}' % b",".join([b"0.5"] * 30)
+    cloud.vertex.endpoints.container = lambda project, model: Scoring(
+        lambda body, kind: (200, wrong, kind), lambda: None
+    )
+    assert deploy("2", retries=2).state == "failed"
+    said = capfd.readouterr().out
+    assert "was taken back" in said and "again" in said
+    assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
+    assert left(cloud) == (["v1"], 1)
+    assert labels(cloud) == {}
+
+
+def test_a_lost_operation_ends_red_with_the_reason(deploy, cloud, registry, capfd):
+    """The operation is forgotten, and nothing is deployed."""
+    deploy("1")
+    endpoints, forgotten = cloud.vertex.endpoints, []
+    real = endpoints.deploy_model
+
+    def lost(request):
+        forgotten.append(request)
+        endpoint = endpoints.find(request.endpoint)
+        known = len(endpoint.changes)
+        answer = real(request)
+        del endpoint.changes[known:]
+        del cloud.operations.known[answer.name]
+        return answer
+
+    endpoints.deploy_model = lost
+    assert deploy("2").state == "failed"
+    assert len(forgotten) == 1
+    assert "is gone, and nothing is deployed" in capfd.readouterr().out
+    assert (champion(registry), served(cloud), left(cloud)) == ("1", {"v1": 100}, (["v1"], 1))
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("UploadModel", "drop_after"), ("CreateEndpoint", "drop_after"), ("DeployModel", "drop_after"),
+        ("UpdateEndpoint", "drop_after"), ("UndeployModel", "drop_after"), ("MergeVersionAliases", "drop_after"),
+        ("DeployModel", "drop_before"), ("DeployModel", "throttle"), ("UpdateEndpoint", "server_error"),
+        ("UploadModel", "expired_token"), ("DeployModel", "quota"), ("RawPredict", "server_error"),
+    ],
+)  # fmt: skip
+def test_a_fault_at_a_step_is_mended_by_a_retry(deploy, cloud, registry, operation, fault):
+    if operation != "CreateEndpoint":
+        deploy("1")
+    cloud.faults.add(fault, operation, times=1 if fault == "expired_token" else 2)
+    last = "2" if operation != "CreateEndpoint" else "1"
+    retries = 3 if operation == "RawPredict" else 2
+    result = deploy(last, retries=retries)
+    if operation == "RawPredict" and fault != "expired_token":  # parity that cannot be asked is not passed
+        assert (result.state, champion(registry), served(cloud)) == ("failed", "1", {"v1": 100})
+        assert left(cloud) == (["v1"], 1)
+        return
+    assert result.state == "success"
+    assert (champion(registry), served(cloud)) == (last, {f"v{last}": 100})
+    assert left(cloud) == (["v1", "v2"][: int(last)], 1)
+    assert labels(cloud) == {}
+
+
+@pytest.mark.parametrize("operation", ["UploadModel", "CreateEndpoint", "DeployModel", "UpdateEndpoint"])
+def test_a_missing_permission_is_not_retried_and_leaves_nothing(deploy, cloud, registry, operation):
+    if operation == "UpdateEndpoint":
+        deploy("1")
+    cloud.faults.add("denied", operation, times=1, skip=1 if operation == "UpdateEndpoint" else 0)
+    result = deploy("2", retries=2)
+    assert result.state == "failed"
+    assert left(cloud) == ((["v1"], 1) if operation == "UpdateEndpoint" else ([], 0))
+    assert served(cloud) == ({"v1": 100} if operation == "UpdateEndpoint" else {})
+
+
+def test_spot_machines_have_a_floor_on_demand_beside_them(deploy, cloud, registry):
+    deploy("1")
+    settings = {"spot": True, "floor": {"replicas": 1, "percent": 25}, "min_replicas": 2, "max_replicas": 4}
+    assert deploy("2", **settings).state == "success"
+    assert (champion(registry), served(cloud)) == ("2", {"v2": 25, "v2 spot": 75})
+    assert [line.what for line in cloud.bill.running()] == [
+        "endpoint 1 x n1-standard-2", "spot endpoint 2 x n1-standard-2",
+    ]  # fmt: skip
+    assert deploy("3", retries=1).state == "success"
+    assert (served(cloud), left(cloud)) == ({"v3": 100}, (["v1", "v2", "v3"], 1))
+
+
+def test_going_back_takes_alias_and_endpoint_together(deploy, cloud, registry):
+    for number in ("1", "2"):
+        assert deploy(number).state == "success"
+    result = deploy(operator="RollbackModelOperator", retries=1)
+    assert (result.state, result.results["deploy"]["version"]) == ("success", "1")
+    assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
+
+
+def test_a_killed_task_takes_its_roll_out_back(deploy, cloud, registry):
+    deploy("1")
+    cloud.vertex.endpoints.deploy_seconds = 1e9  # it does not end while the task waits
+    more = "execution_timeout=timedelta(seconds=6)"
+    assert deploy("2", more=more).state == "failed"
+    assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
+    assert left(cloud) == (["v1"], 1)
+    assert labels(cloud) == {}
+
+
+def test_a_roll_out_that_was_left_is_taken_over(deploy, cloud, registry):
+    """Version 2 stands at half of the traffic and nobody drives it; version 3 comes."""
+    from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
+
+    deploy("1")
+    real = VertexRollout.status
+    calls = []
+
+    def dies(self, job_id):
+        found = real(self, job_id)
+        calls.append(found)
+        if found.message == "10 percent":
+            raise MemoryError  # not an error of ours: it passes through everything, as a kill does
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VertexRollout, "status", dies)
+        patch.setattr("airflow_provider_sml.cloud.remote_job.JobWatch.decide", _raise)
+        deploy("2")
+    assert served(cloud) != {"v1": 100}
+    assert deploy("3").state == "success"
+    assert (champion(registry), served(cloud)) == ("3", {"v3": 100})
+    assert len(cloud.bill.running()) == 1
+
+
+def _raise(self, outcome, now):
+    if isinstance(outcome, Exception):
+        raise outcome
+    from airflow_provider_sml.cloud.remote_job import Step
+
+    return Step("wait")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"artifacts": "s3://x"}, "Cloud Storage"), ({"region": ""}, "europe-west1"), ({"machin": "x"}, "machine"),
+        ({"steps": [50, 10, 100]}, "rising"), ({"floor": {"replicas": 1, "percent": 5}}, "floor: with spot"),
+        ({"min_replicas": 0}, "1 or more"), ({"logging": {"table": "x"}}, "bq://"),
+        ({"machine": {"type": "n1-standard-4", "gpus": 1}}, "gpus"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_before_google_is_asked(deploy, cloud, capfd, settings, said):
+    assert deploy("1", retries=2, **settings).state == "failed"
+    assert said in capfd.readouterr().out
+    assert cloud.calls == []
+
+
+def test_the_plan_shows_the_calls_and_changes_nothing(deploy, cloud, registry, capfd):
+    settings = {
+        "spot": True, "floor": {"replicas": 1, "percent": 25}, "service_account": "serve@p.iam.gserviceaccount.com",
+        "kms_key": "projects/p/locations/l/keyRings/r/cryptoKeys/k", "logging": {"table": "bq://p.d.t", "percent": 10},
+    }  # fmt: skip
+    result = deploy("1", more="plan=True", **settings)
+    assert result.state == "success"
+    assert result.results["deploy"]["calls"] == [
+        "aiplatform:upload_model", "aiplatform:create_endpoint", "aiplatform:deploy_model", "aiplatform:deploy_model",
+    ]  # fmt: skip
+    assert result.results["deploy"]["cost"] == "0.1533 USD per hour while it serves"
+    assert all(call.operation.startswith("Get") for call in cloud.calls)
+    assert champion(registry) is None
+    said = capfd.readouterr().out
+    assert '"kms_key_name"' in said and '"sampling_rate": 0.1' in said and '"0": 75' in said
+
+
+def test_what_is_logged_encrypted_and_served_as_whom_reaches_the_service(deploy, cloud):
+    key = "projects/p/locations/l/keyRings/r/cryptoKeys/k"
+    account = "serve@p.iam.gserviceaccount.com"
+    result = deploy(
+        "1", kms_key=key, service_account=account, logging={"table": "bq://p.d.t"},
+        machine={"type": "n1-standard-4", "accelerator": "nvidia_tesla_t4"}, min_replicas=1, max_replicas=3,
+    )  # fmt: skip
+    assert result.state == "success"
+    endpoint = cloud.vertex.endpoints.endpoints[f"{PARENT}/endpoints/toy"]
+    assert endpoint.message.encryption_spec.kms_key_name == key
+    assert len(cloud.vertex.predictions.logged) == 2  # one row, then thirty
+    [deployed] = endpoint.deployed.values()
+    resources = deployed.message.dedicated_resources
+    assert (resources.min_replica_count, resources.max_replica_count) == (1, 3)
+    assert (resources.machine_spec.accelerator_type.name, deployed.message.service_account) == (
+        "NVIDIA_TESLA_T4",
+        account,
+    )
+    assert endpoint.message.labels["dag_id"] == "toy_deploy"
