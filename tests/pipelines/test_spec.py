@@ -510,7 +510,7 @@ WRONG = {
         "target: local",
         "target: azure",
         None,
-        "deploy.target is wrong\n  expected: one of local, sagemaker, vertex; found: azure",
+        "deploy.target is wrong\n  expected: local, sagemaker or vertex; found: azure",
     ),
     "a target in a cloud without its settings": (
         "target: local",
