@@ -64,6 +64,7 @@ class SearchHyperparametersOperator(SmlOperator):
     operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), SearchLink())
     #: Where the workers run, once it does.
     _place: Where | None = None
+    _killed = False
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class SearchHyperparametersOperator(SmlOperator):
         folder = hook.place(self.searches) if self.searches else hook.place(sample.uri).parents[2] / "searches" / name
         check_search(search)
         with Cluster(place.cluster, self.parallel * self.workers, place.patience, self.spot) as made:
-            found = search_for(search, made, folder, lambda line: self.log.info("%s", line))
+            found = search_for(search, made, folder, lambda line: self.log.info("%s", line), lambda: self._killed)
         report = Path(self.reports or f"{home()}/reports") / name / "search" / found.search_id
         write_report(found, report)
         value = found.value(found.best)
@@ -147,7 +148,8 @@ class SearchHyperparametersOperator(SmlOperator):
         return result
 
     def on_kill(self) -> None:
-        """End a cluster that was made for the task."""
+        """End the trials that are under way, and a cluster that was made for the task."""
+        self._killed = True
         end_made(self._place)
 
     def _search(self, sample: SampleRef, patience: float, machine: str) -> Search:

@@ -19,7 +19,7 @@ from airflow_provider_sml.ml.training.search import Search
 from airflow_provider_sml.ml.training.search_page import write_report
 from airflow_provider_sml.ml.training.searcher import search_for
 from airflow_provider_sml.ml.training.space import load_space
-from airflow_provider_sml.ml.training.trials import TrialRecord, Trials, clock
+from airflow_provider_sml.ml.training.trials import TrialRecord, Trials, clock, seen
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import make_sample, rows_of
 
@@ -175,6 +175,7 @@ def test_a_trial_under_way_is_ended_when_the_budget_is_used_up(processes, sample
 # --- what it ends early -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_bad_trial_ends_on_all_its_workers_and_nothing_runs_on(processes, sample, tmp_path, workers):
     search = Search(DATASET, sample, SPACE, ENDLESS, trials=3, startup=1, warmup=5, workers=workers)
@@ -185,9 +186,17 @@ def test_a_bad_trial_ends_on_all_its_workers_and_nothing_runs_on(processes, samp
     assert found.best.number == 0 and nothing_runs(processes)
 
 
+@pytest.mark.timeout(120)
 def test_a_search_that_is_given_up_leaves_nothing_at_work(processes, sample, tmp_path):
+    lines = []
     search = Search(DATASET, sample, SPACE, ENDLESS, trials=2, parallel=2)
+    with pytest.raises(JobError, match="the search was given up"):
+        search_for(search, processes, tmp_path, lines.append, lambda: sum("round 1 of" in line for line in lines) == 2)
+    assert nothing_runs(processes) and files(tmp_path) == {}
 
+
+@pytest.mark.timeout(120)
+def test_a_search_that_is_broken_off_leaves_nothing_at_work(processes, sample, tmp_path):
     def on_alarm(number, frame):
         raise KeyboardInterrupt
 
@@ -195,7 +204,7 @@ def test_a_search_that_is_given_up_leaves_nothing_at_work(processes, sample, tmp
     signal.alarm(4)
     try:
         with pytest.raises(KeyboardInterrupt):
-            search_for(search, processes, tmp_path, lambda line: None)
+            searched(sample, processes, tmp_path, params=ENDLESS, trials=2, parallel=2)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -317,6 +326,12 @@ def test_a_search_in_which_every_trial_fails_gives_up(local, sample, tmp_path):
     with pytest.raises(JobError, match=r"all trials of the search fail(.|\n)*(Parquet|magic)"):
         searched(broken, local, tmp_path / "searches", trials=10)
     assert len(files(tmp_path / "searches")) == 3
+
+
+def test_optuna_is_told_of_a_few_thousand_rounds_at_most():
+    assert all(seen(number) for number in range(1000))
+    assert [number for number in range(1000, 1030) if seen(number)] == [1000, 1010, 1020]
+    assert sum(map(seen, range(100_000))) == 2800
 
 
 def test_the_clock_counts_trials_that_overlap_once():

@@ -31,7 +31,7 @@ from airflow_provider_sml.ml.training.runner import InterruptedTraining, Outcome
 from airflow_provider_sml.ml.training.search import Found, Search, check_search
 from airflow_provider_sml.ml.training.space import distributions, load_space
 from airflow_provider_sml.ml.training.trainer import work_of
-from airflow_provider_sml.ml.training.trials import TrialRecord, Trials, clock, frozen
+from airflow_provider_sml.ml.training.trials import TrialRecord, Trials, clock, frozen, seen
 
 if TYPE_CHECKING:
     import optuna
@@ -42,23 +42,31 @@ _TRIES = 2
 #: Trials that fail before a search in which none has succeeded gives up.
 _FAILURES = 3
 _USED_UP = "the budget was used up"
+_GIVEN_UP = "the search was given up"
 
 
-def search_for(search: Search, on: Client | Cluster, folder: Path, log: Callable[[str], None]) -> Found:
+def search_for(
+    search: Search,
+    on: Client | Cluster,
+    folder: Path,
+    log: Callable[[str], None],
+    given_up: Callable[[], bool] = lambda: False,
+) -> Found:
     """Search, or go on with a search, until its budget is used up.
 
     :param search: what to search.
     :param on: the cluster, or the client of one that stays as it is; with ``parallel * workers`` workers.
     :param folder: where searches are stored, each in a folder with its id; on any store.
     :param log: takes a line of progress at least every ten seconds.
+    :param given_up: whether to end at once; the trials that are under way end, and are run again by the next start.
     :raises ConfigurationError: when space, budget or parameters do not fit, or no trial ends within the budget.
-    :raises JobError: when no trial succeeds, or workers do not come.
+    :raises JobError: when no trial succeeds, workers do not come, or the search was given up.
     """
     check_search(search)
     search_id = search.search_id
     needed = search.workers * search.parallel
     cluster = on if isinstance(on, Cluster) else Cluster.of(on, needed)
-    run = _Run(search, cluster, Trials(folder / search_id, search_id, load_space(search.space)), log)
+    run = _Run(search, cluster, Trials(folder / search_id, search_id, load_space(search.space)), log, given_up)
     run.all()
     found = Found(search, search_id, tuple(run.records[number] for number in sorted(run.records)))
     if not found.count("complete"):
@@ -75,7 +83,14 @@ def search_for(search: Search, on: Client | Cluster, folder: Path, log: Callable
 class _Run:
     """One start of a search: asks, tries and tells until the budget is used up."""
 
-    def __init__(self, search: Search, cluster: Cluster, trials: Trials, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        search: Search,
+        cluster: Cluster,
+        trials: Trials,
+        log: Callable[[str], None],
+        given_up: Callable[[], bool],
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -89,7 +104,8 @@ class _Run:
         self._running: dict[int, float] = {}
         self._busy: set[str] = set()
         self._lock = threading.Lock()
-        self._given_up = False
+        self._ended = False
+        self._given_up = given_up
 
     def all(self) -> None:
         """Run trials until the budget is used up."""
@@ -109,11 +125,13 @@ class _Run:
                     if not under_way:
                         return
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    if self._given_up():
+                        raise JobError(_GIVEN_UP, todo="start it again: it goes on with the trials that have ended")
                     for future in done:
                         self._keep(future.result())
                     self._check_failures()
             finally:
-                self._given_up = True  # whatever ended this ends the trials that are under way
+                self._ended = True  # whatever ended this ends the trials that are under way
 
     def _check_failures(self) -> None:
         """Give up where trials fail one after the other and none succeeds: not the values are to blame then.
@@ -144,8 +162,8 @@ class _Run:
     @property
     def ending(self) -> str:
         """Why trials that are under way shall end; empty when they shall not."""
-        if self._given_up:
-            return "the search was given up"
+        if self._ended or self._given_up():
+            return _GIVEN_UP
         return _USED_UP if self.used_up() else ""
 
     def price(self, seconds: float) -> float:
@@ -195,8 +213,8 @@ class _Run:
         """Workers for one trial, which no other trial has."""
         workers = self.search.workers
         while True:
-            if self._given_up:
-                raise StoppedTraining("the search was given up")
+            if self._ended or self._given_up():
+                raise StoppedTraining(_GIVEN_UP)
             with self._lock:
                 free = [address for address in addresses(self.cluster.client) if address not in self._busy][:workers]
                 if len(free) == workers:
@@ -254,15 +272,16 @@ class _Trial:
         self._losses[first : first + len(losses)] = losses
 
     def stop(self) -> bool:
-        """Whether the trial is worse than others, or nothing is left to spend."""
-        return self._judge() or bool(self._run.ending)
+        """Whether nothing is left to spend, or the trial is worse than others."""
+        return bool(self._run.ending) or self._judge()
 
     def _judge(self) -> bool:
-        """Ask the pruner of every round that it has not seen."""
+        """Ask the pruner of every round that it has not seen and shall see."""
         while not self._bad and self._judged < len(self._losses):
-            self._trial.report(self._losses[self._judged], self._judged)
-            self._judged += 1
-            self._bad = self._trial.should_prune()
+            number, self._judged = self._judged, self._judged + 1
+            if seen(number):
+                self._trial.report(self._losses[number], number)
+                self._bad = self._trial.should_prune()
         return self._bad
 
     def _outcome(self) -> Outcome:

@@ -110,6 +110,16 @@ def _name(number: int) -> str:
     return f"{number:04d}.json"
 
 
+def seen(number: int) -> bool:
+    """Whether Optuna is told of a round: of each of the first thousand, then of every tenth, hundredth and so on.
+
+    It copies all that it knows of a trial with each of them.
+
+    :param number: of the round, from 0.
+    """
+    return number % 10 ** max(0, len(str(number)) - 3) == 0
+
+
 def frozen(record: TrialRecord, known: Mapping[str, BaseDistribution]) -> FrozenTrial:
     """A trial that has ended as Optuna takes it.
 
@@ -120,13 +130,13 @@ def frozen(record: TrialRecord, known: Mapping[str, BaseDistribution]) -> Frozen
 
     value = record.loss
     if record.state == "pruned":  # what Optuna itself would take
-        value = record.losses[-1] if record.losses else None
+        value = next((loss for number, loss in reversed([*enumerate(record.losses)]) if seen(number)), None)
     return create_trial(
         state={"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(record.state, TrialState.FAIL),
         params=record.params,
         distributions=dict(known),
         value=None if record.state == "failed" else value,
-        intermediate_values=dict(enumerate(record.losses)),
+        intermediate_values={number: loss for number, loss in enumerate(record.losses) if seen(number)},
     )
 
 
