@@ -22,9 +22,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from airflow_provider_sml.cloud.remote_job import Adapter, JobState, JobStatus
+from airflow_provider_sml.cloud.kubernetes import KubernetesAdapter, label_values, waits_for
+from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
 from airflow_provider_sml.cloud.spark_submit import (
     check_settings,
     driver_reason,
@@ -49,7 +50,7 @@ _STATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparkKubernetesJob(Adapter):
+class SparkKubernetesJob(KubernetesAdapter):
     """One run of an application.
 
     :param name: of the job.
@@ -65,8 +66,6 @@ class SparkKubernetesJob(Adapter):
     :param tags: labels for the pods, as far as their values may be labels.
     :param connection: id of the Airflow connection to the cluster.
     """
-
-    provider: ClassVar[str] = "kubernetes"
 
     name: str
     image: str
@@ -110,7 +109,7 @@ class SparkKubernetesJob(Adapter):
 
     def status(self, job_id: str) -> JobStatus:
         """Where the driver's pod stands; the driver's own reason when it failed."""
-        pod = self._call("read_namespaced_pod", job_id, missing=None)
+        pod = self.call("read_namespaced_pod", job_id, missing=None)
         if pod is None:
             return JobStatus(JobState.FAILED, f"the driver's pod {job_id} is gone: it was deleted, or its node was")
         state = _STATES.get(pod.status.phase, JobState.RUNNING)
@@ -121,7 +120,7 @@ class SparkKubernetesJob(Adapter):
         if state is JobState.PENDING:
             if self._half_made(pod):
                 return JobStatus(JobState.FAILED, f"pod {job_id} lost its submitter half-way", leftover=True)
-            why = _waits_for(pod)
+            why = waits_for(pod)
             if why.partition(":")[0] in _STUCK:
                 return JobStatus(JobState.FAILED, f"the driver cannot start: {why}", leftover=True)
             return JobStatus(state, why, (f"waiting: {why}",) if why else ())
@@ -129,13 +128,13 @@ class SparkKubernetesJob(Adapter):
 
     def result(self, job_id: str) -> dict[str, Any]:
         """The output of the driver that ran, which an attached task did not start."""
-        pod = self._call("read_namespaced_pod", job_id, missing=None)
+        pod = self.call("read_namespaced_pod", job_id, missing=None)
         written = (pod.metadata.annotations or {}).get(OUTPUT) if pod else None
         return dict(json.loads(written)) if written else dict(self.output)
 
     def cancel(self, job_id: str) -> None:
         """Delete the driver's pod, and by that its executors; one that is gone is no error."""
-        self._call("delete_namespaced_pod", job_id, missing=None)
+        self.call("delete_namespaced_pod", job_id, missing=None)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
@@ -158,16 +157,15 @@ class SparkKubernetesJob(Adapter):
             fixed["spark.kubernetes.authenticate.driver.serviceAccountName"] = self.service_account
         for pod in ("driver", "executor"):
             fixed[f"spark.kubernetes.{pod}.label.{JOB}"] = self._label
-            for key, value in self.tags.items():
-                if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value):
-                    fixed[f"spark.kubernetes.{pod}.label.{key}"] = value
+            for key, value in label_values(dict(self.tags)).items():
+                fixed[f"spark.kubernetes.{pod}.label.{key}"] = value
             for variable, secret in self.secret_refs.items():
                 fixed[f"spark.kubernetes.{pod}.secretKeyRef.{variable}"] = secret
         return encrypted_wire(self.conf) | fixed
 
     def _run_submit(self, pod_name: str, number: int) -> tuple[int, str]:
         """Run spark-submit until the pod is made; gives its exit code and what it said."""
-        access = self._api().api_client.configuration
+        access = self.api().api_client.configuration
         with tempfile.TemporaryDirectory(prefix="spark-submit-") as folder:
             conf = self.settings(pod_name, number) | _access(access, Path(folder))
             settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
@@ -199,19 +197,19 @@ class SparkKubernetesJob(Adapter):
         if pod.status.phase != "Pending" or age.total_seconds() < HALF_MADE_S:
             return False
         maps = [volume.config_map.name for volume in pod.spec.volumes or [] if volume.config_map]
-        return any(self._call("read_namespaced_config_map", name, missing=None) is None for name in maps)
+        return any(self.call("read_namespaced_config_map", name, missing=None) is None for name in maps)
 
     def _pods(self) -> list[Any]:
         """The driver's pods of this job, the newest first."""
         selector = f"{JOB}={self._label},{ATTEMPT}"
-        found = self._call("list_namespaced_pod", label_selector=selector).items
+        found = self.call("list_namespaced_pod", label_selector=selector).items
         return sorted(found, key=lambda pod: int(pod.metadata.labels[ATTEMPT]), reverse=True)
 
     def _told(self, pod_name: str) -> list[str]:
         """The last lines of the driver's log, without Spark's own."""
         try:
             # Read as it comes: some versions of the client decode a log as the text of Python bytes.
-            answer = self._call(
+            answer = self.call(
                 "read_namespaced_pod_log", pod_name, container=_CONTAINER, tail_lines=400, missing=None,
                 _preload_content=False,
             )  # fmt: skip
@@ -219,31 +217,6 @@ class SparkKubernetesJob(Adapter):
             return []
         lines = answer.data.decode(errors="replace").splitlines() if answer else []
         return own_lines(lines)
-
-    def _api(self, fresh: bool = False) -> Any:
-        assert self.clients is not None
-        return self.clients.client("core", fresh)
-
-    def _call(self, verb: str, *arguments: Any, missing: Any = ..., **more: Any) -> Any:
-        """Ask the API server.
-
-        :param missing: given back when there is no such thing; an error when it is left out.
-        """
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        for fresh in (False, True):
-            try:
-                return getattr(self._api(fresh), verb)(*arguments, namespace=self.namespace, **more)
-            except ApiException as error:
-                if error.status == 404 and missing is not ...:
-                    return missing
-                if error.status == 401 and not fresh:  # the token has expired: once more with a new one
-                    continue
-                raise _api_error(self.name, verb, error) from error
-            except HTTPError as error:
-                raise JobError(f"the cluster of {self.name} does not answer", found=error) from error
-        raise AssertionError
 
 
 def encrypted_wire(conf: Mapping[str, str]) -> dict[str, str]:
@@ -270,16 +243,6 @@ def _access(access: Any, folder: Path) -> dict[str, str]:
     return {key: str(value) for key, value in found.items() if value}
 
 
-def _waits_for(pod: Any) -> str:
-    """What a pending pod waits for."""
-    for container in pod.status.container_statuses or []:
-        if container.state and container.state.waiting:
-            waiting = container.state.waiting
-            return ": ".join(filter(None, [waiting.reason, waiting.message]))
-    told = [one for one in pod.status.conditions or [] if one.status == "False" and one.reason == "Unschedulable"]
-    return f"Unschedulable: {told[0].message}" if told else ""
-
-
 def _refusal(name: str, said: str) -> Exception:
     """The error of a spark-submit that made no pod."""
     lines = own_lines(said.splitlines())
@@ -290,12 +253,3 @@ def _refusal(name: str, said: str) -> Exception:
             f"the cluster refuses the driver of {name}", found=reason, todo="see what the connection's user may make"
         )
     return JobError(f"spark-submit of {name} made no driver", found=reason)
-
-
-def _api_error(name: str, verb: str, error: Any) -> Exception:
-    said = f"{error.status} {error.reason}"
-    if error.status in (400, 401, 403, 404, 422):
-        return ConfigurationError(
-            f"the cluster refuses {verb} for {name}", found=said, todo="see the connection, the namespace and its roles"
-        )
-    return JobError(f"the cluster did not do {verb} for {name}", found=said)

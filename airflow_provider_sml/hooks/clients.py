@@ -87,12 +87,12 @@ class GoogleHookClients(_HookClients):
 
 
 class KubernetesHookClients(_HookClients):
-    """Clients of a Kubernetes cluster, ``core`` for pods and what belongs to them, of a connection to it."""
+    """Clients of a Kubernetes cluster, of a connection to it: ``core`` for pods and what belongs to them, ``batch``."""
 
     def _make(self, service: str) -> Any:
         try:
             from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
-            from kubernetes.client import CoreV1Api
+            from kubernetes.client import BatchV1Api, CoreV1Api
         except ImportError as error:
             raise ConfigurationError(
                 "Kubernetes cannot be reached",
@@ -100,7 +100,8 @@ class KubernetesHookClients(_HookClients):
                 found=error,
                 todo="pip install apache-airflow-providers-cncf-kubernetes",
             ) from error
-        return CoreV1Api(KubernetesHook(conn_id=self.connection or None).get_conn())
+        api = {"core": CoreV1Api, "batch": BatchV1Api}[service]
+        return api(KubernetesHook(conn_id=self.connection or None).get_conn())
 
 
 class YarnHookClients(_HookClients):
