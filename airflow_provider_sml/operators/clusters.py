@@ -71,12 +71,13 @@ def where(cluster: str | Mapping[str, Any], context: Context) -> Where:
 
     :param cluster: ``local``, ``processes``, ``cuda``, a scheduler's address, the id of its connection; or ``on`` with
         the settings of a service that makes a cluster. A Dask Gateway takes ``{"on": "gateway", "connection": ...}``
-        and the other values of ``cloud.dask_gateway.DaskGateway``. EC2 takes ``{"on": "ec2", "types": [...], "ami":
-        ...}`` and the other values of ``cloud.dask_ec2.Ec2Machines``, ``aws_conn_id``, ``region``, ``tags``; Compute
-        Engine ``{"on": "gce", "region": ..., "zones": [...], "types": [...], "disk_image": ...}`` and the other values
-        of ``cloud.dask_gce.GceMachines``, ``gcp_conn_id`` and ``project``. Both take ``image``, ``gpus`` and
-        ``prepare`` of ``cloud.machine_script.MachineScript``, and ``host``, ``bind``, ``port``, ``python``, ``env``,
-        ``death_timeout``, ``hours`` and ``patience`` of ``cloud.dask_fleet.FleetPlace``.
+        and the other values of ``cloud.dask_gateway.DaskGateway``. Kubernetes takes ``{"on": "kubernetes", "image":
+        ...}`` and the other values of ``cloud.dask_kubernetes.KubernetesWorkers``. EC2 takes ``{"on": "ec2", "types":
+        [...], "ami": ...}`` and the other values of ``cloud.dask_ec2.Ec2Machines``, ``aws_conn_id``, ``region``,
+        ``tags``; Compute Engine ``{"on": "gce", "region": ..., "zones": [...], "types": [...], "disk_image": ...}`` and
+        the other values of ``cloud.dask_gce.GceMachines``, ``gcp_conn_id`` and ``project``. Both take ``image``,
+        ``gpus`` and ``prepare`` of ``cloud.machine_script.MachineScript``. All but a gateway take ``host``, ``bind``,
+        ``port``, ``python``, ``env``, ``death_timeout``, ``hours`` and ``patience`` of ``cloud.dask_fleet.FleetPlace``.
     :param context: of the task.
     :raises ConfigurationError: when there is no such service, or a setting is wrong.
     """
@@ -153,8 +154,22 @@ def _gce(settings: dict[str, Any], task: _Task, connect: bool) -> FleetPlace:
     return _fleet(connected(machines) if connect else machines, settings, "gce")
 
 
+def _kubernetes(settings: dict[str, Any], task: _Task, connect: bool) -> FleetPlace:
+    from airflow_provider_sml.cloud.dask_kubernetes import KubernetesWorkers
+
+    names = [*_settable(KubernetesWorkers), "connection"]
+    _refuse("kubernetes", settings, [*names, *_PLACE])
+    own = {name: value for name, value in settings.items() if name in names}
+    own["labels"] = {**task.tags, **own.get("labels", {})}
+    pods = KubernetesWorkers(**{"name": task.label, "image": "", **own})
+    given = {name: settings[name] for name in _PLACE if name in settings}
+    return FleetPlace(fleet=connected(pods) if connect else pods, **given)
+
+
 #: What makes a place of settings, by the value of ``on``.
-KINDS: dict[str, Callable[[dict[str, Any], _Task, bool], Any]] = {"gateway": _gateway, "ec2": _ec2, "gce": _gce}
+KINDS: dict[str, Callable[[dict[str, Any], _Task, bool], Any]] = {
+    "gateway": _gateway, "kubernetes": _kubernetes, "ec2": _ec2, "gce": _gce,
+}  # fmt: skip
 
 
 def _fleet(machines: Any, settings: Mapping[str, Any], machine: str) -> FleetPlace:
