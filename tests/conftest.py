@@ -64,3 +64,16 @@ def postgres_dsn():
             yield dsn
     except ServerUnavailableError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kubernetes():
+    """A control plane of Kubernetes without nodes; one for the whole run."""
+    from airflow_provider_sml.testing.kubernetes_api import kubernetes_api
+    from airflow_provider_sml.testing.processes import ServerUnavailableError
+
+    try:
+        with kubernetes_api() as cluster:
+            yield cluster
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))

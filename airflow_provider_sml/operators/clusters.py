@@ -1,7 +1,8 @@
 """Where a training's workers run: this machine, a scheduler that stands, or a cluster that is made for the task.
 
 One mapping, one place out of it; what differs between the services is in the adapters of ``cloud``. A made cluster has
-the task's label, the same for each try, by which a retry finds and removes what an earlier try left.
+the task's label, the same for each try, by which a retry finds and removes what an earlier try left. Settings are
+checked without Airflow, so that a spec can be checked without it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from airflow_provider_sml.cloud.machine_script import MachineFleet, MachineScrip
 from airflow_provider_sml.cloud.remote_job import job_name
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.hooks.clients import connected, google_project
-from airflow_provider_sml.hooks.dask import DaskHook
-from airflow_provider_sml.operators.base import lineage, run_key
 from airflow_provider_sml.operators.settings import check_types
 
 if TYPE_CHECKING:
@@ -81,6 +80,9 @@ def where(cluster: str | Mapping[str, Any], context: Context) -> Where:
     :param context: of the task.
     :raises ConfigurationError: when there is no such service, or a setting is wrong.
     """
+    from airflow_provider_sml.hooks.dask import DaskHook
+    from airflow_provider_sml.operators.base import lineage, run_key
+
     if isinstance(cluster, str):
         return Where(DaskHook(cluster).get_conn())
     tags = {"dag_id": lineage(context)["dag_id"], "run_id": lineage(context)["run_id"]}
@@ -125,11 +127,15 @@ def _made(cluster: Mapping[str, Any], task: _Task, connect: bool) -> Any:
 
 
 def _gateway(settings: dict[str, Any], task: _Task, connect: bool) -> DaskGateway:
+    connection = str(settings.pop("connection", "dask"))
+    _refuse("gateway", settings, [*_settable(DaskGateway), "connection"])
+    return DaskGateway(label=task.label, connect=lambda: _open_gateway(connection), **settings)
+
+
+def _open_gateway(connection: str) -> Any:
     from airflow_provider_sml.hooks.dask_gateway import DaskGatewayHook
 
-    connection = str(settings.pop("connection", DaskGatewayHook.default_conn_name))
-    _refuse("gateway", settings, [*_settable(DaskGateway), "connection"])
-    return DaskGateway(label=task.label, connect=lambda: DaskGatewayHook(connection).get_conn(), **settings)
+    return DaskGatewayHook(connection).get_conn()
 
 
 def _ec2(settings: dict[str, Any], task: _Task, connect: bool) -> FleetPlace:

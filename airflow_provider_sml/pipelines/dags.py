@@ -256,7 +256,7 @@ class _Builder:
             sample = SampleOperator(task_id="sample", **rows, rate=rate, dataset=spec.dataset)
             model = TrainXGBoostOperator(
                 task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=self.searched(sample),
-                cluster=spec.train.cluster, workers=spec.train.workers, name=spec.name, mlflow=self.mlflow,
+                cluster=spec.train.place, workers=spec.train.workers, name=spec.name, mlflow=self.mlflow,
                 warm_start=str(spec.train.warm_start or ""), min_workers=spec.train.min_workers or 0,
                 **self.capacity(),
             )  # fmt: skip

@@ -18,11 +18,12 @@ from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.model import Contract, Formula, Name, Number, Source, Strict, Whole, misfit
 from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
 from airflow_provider_sml.ml.training.custom import PATH
+from airflow_provider_sml.operators.clusters import KINDS, check_cluster
 from airflow_provider_sml.operators.deployment_targets import check_settings
 from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
-_NOT_YET = ("kubernetes", "sagemaker", "vertex", "emr", "dataproc")
+_NOT_YET = ("sagemaker", "vertex", "emr", "dataproc")
 
 
 def _whole_days(value: dt.timedelta) -> dt.timedelta:
@@ -126,7 +127,7 @@ def _cluster(value: str) -> str:
     return value
 
 
-_A_CLUSTER = "local, processes, cuda, or the id of a connection of type dask"
+_A_CLUSTER = f"local, processes, cuda, {', '.join(KINDS)}, or the id of a connection of type dask"
 Cluster = Annotated[str, AfterValidator(_cluster), Field(json_schema_extra={EXPECTED: _A_CLUSTER})]
 
 
@@ -230,8 +231,10 @@ class Train(Strict):
         name one of them.
     :param warm_start: the registered version on top of whose rounds ``params.rounds`` come at most: ``champion``, or
         its number.
-    :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), or the id
-        of a connection of type ``dask``.
+    :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), ``cuda``
+        (one for each of its GPUs), the id of a connection of type ``dask``, or a service that makes a cluster for the
+        training: ``gateway`` (a Dask Gateway), ``kubernetes``, ``ec2`` or ``gce`` (Compute Engine).
+    :param cluster_settings: of such a service, such as the ``image`` of Kubernetes.
     :param workers: workers that the rows are split over.
     :param min_workers: workers to go on with where all do not come in time; all of them when null.
     :param spot: training on spare capacity.
@@ -248,6 +251,7 @@ class Train(Strict):
     metrics: list[Function | OwnMetric] = []
     warm_start: Literal["champion"] | Annotated[Whole, Field(ge=1)] | None = None
     cluster: Cluster = "local"
+    cluster_settings: dict[str, Any] = {}
     workers: Whole = Field(default=1, ge=1, le=8)
     min_workers: Whole | None = Field(default=None, ge=1)
     spot: Spot | None = None
@@ -259,6 +263,24 @@ class Train(Strict):
         """What the operators take: XGBoost's parameters and ours."""
         own = self.model_dump(include={"monotone", "class_weights", "metrics"}, exclude_defaults=True)
         return {**self.params, **own}
+
+    @property
+    def place(self) -> str | dict[str, Any]:
+        """What the operators take as their cluster."""
+        return {"on": self.cluster, **self.cluster_settings} if self.cluster in KINDS else self.cluster
+
+    @model_validator(mode="after")
+    def _cluster_fits(self) -> Train:
+        if self.cluster not in KINDS:
+            if self.cluster_settings:
+                found = ", ".join(self.cluster_settings)
+                raise misfit("cluster_settings", f"no settings, because cluster is {self.cluster}", found)
+            return self
+        try:
+            check_cluster({"on": self.cluster, **self.cluster_settings})
+        except ConfigurationError as error:
+            raise misfit("cluster_settings", str(error.expected), error.found, error.todo or error.message) from error
+        return self
 
     @model_validator(mode="after")
     def _told_once(self) -> Train:

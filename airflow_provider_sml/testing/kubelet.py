@@ -64,7 +64,8 @@ class Nodes:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._names: set[str] = set()
+        #: Of the nodes that are there.
+        self.names: set[str] = set()
         self._pods: dict[str, _Pod] = {}
         self._told: set[tuple[str, str]] = set()
         self._lock, self._ended = threading.RLock(), threading.Event()
@@ -94,14 +95,14 @@ class Nodes:
         status = {"capacity": size, "allocatable": size, "conditions": [ready]}
         self._api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": status})
         with self._lock:
-            self._names.add(name)
+            self.names.add(name)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="kubelet", daemon=True)
                 self._thread.start()
 
     def remove_all(self) -> None:
         """Take all nodes away at once."""
-        for name in list(self._names):
+        for name in list(self.names):
             self.take(name, notice=0)
 
     def take(self, name: str, notice: float = 1.0) -> None:
@@ -124,7 +125,7 @@ class Nodes:
     def lose(self, name: str) -> None:
         """Take a node away without a word: its processes are killed, and nothing tells of them."""
         with self._lock:
-            self._names.discard(name)
+            self.names.discard(name)
             for pod in self._listed():
                 if pod["spec"].get("nodeName") == name:
                     self._end(pod["metadata"]["uid"], 0)
@@ -170,7 +171,7 @@ class Nodes:
         )
 
     def _sync(self) -> None:
-        pods = {pod["metadata"]["uid"]: pod for pod in self._listed() if pod["spec"]["nodeName"] in self._names}
+        pods = {pod["metadata"]["uid"]: pod for pod in self._listed() if pod["spec"]["nodeName"] in self.names}
         for uid, pod in pods.items():
             try:
                 self._one(uid, pod)
@@ -214,7 +215,7 @@ class Nodes:
         words = [_inside(word, mounts) for word in [*container.get("command", []), *container.get("args", [])]]
         env = {key: _inside(value, mounts) for key, value in env.items()}
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-        own = {"PATH": path, "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
+        own = {"PATH": path, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"}
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 words, env=own | env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -270,5 +270,5 @@ def _certificates(folder: Path) -> None:
         )
         path = folder / f"{what}.key"
         path.touch(mode=0o600)
-        form = serialization.PrivateFormat.PKCS8
+        form = serialization.PrivateFormat.TraditionalOpenSSL  # the API server reads keys of tokens in no other
         path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))

@@ -286,6 +286,12 @@ def test_the_profile_of_the_environment_is_taken(build, spoilt, monkeypatch):
     assert build(profile="")["train"].task_dict["train"].cluster == "local"
 
 
+def test_a_cluster_on_kubernetes_is_given_with_its_settings(build):
+    said = "  cluster: kubernetes\n  cluster_settings: {image: 'registry/train:1', spot_on: gke}\n  workers: 2\n"
+    train = build(("  cluster: local", said))["train"].task_dict["train"]
+    assert train.cluster == {"on": "kubernetes", "image": "registry/train:1", "spot_on": "gke"}
+
+
 # --- finding the spec -------------------------------------------------------------------------------------------------
 
 

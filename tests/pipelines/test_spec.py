@@ -538,9 +538,27 @@ WRONG = {
     ),
     "a cluster in a cloud": (
         "cluster: local",
-        "cluster: kubernetes",
+        "cluster: sagemaker",
         None,
-        "expected: local, processes, cuda, or the id of a connection of type dask; found: kubernetes",
+        "gateway, kubernetes, ec2, gce, or the id of a connection of type dask; found: sagemaker",
+    ),
+    "a cluster on Kubernetes without an image": (
+        "  cluster: local",
+        "  cluster_settings: {namespace: ml}\n  cluster: kubernetes",
+        "cluster: local",
+        "train.cluster_settings is wrong\n  expected: image; found: none",
+    ),
+    "a setting that the cluster has not": (
+        "  cluster: local",
+        "  cluster_settings: {image: 'train:1', gpu: 1}\n  cluster: kubernetes",
+        "cluster: local",
+        "found: gpu; did you mean gpus?",
+    ),
+    "settings of a cluster that is not made": (
+        "  cluster: local",
+        "  cluster_settings: {image: 'train:1'}\n  cluster: local",
+        "cluster: local",
+        "expected: no settings, because cluster is local; found: image",
     ),
     "an unknown way to load the warehouse": (
         "alerts: []",
