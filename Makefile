@@ -17,7 +17,7 @@ setup:
 demo: setup ## Run one model's whole life on real flights
 	@$(PY) include/demo/run.py
 
-servers: ## Build the servers that tests run S3 and GCS on, once (needs Go)
+servers: ## Build the servers that tests run S3, GCS and Kubernetes on, once (needs Go)
 	@scripts/servers.sh
 
 test: setup servers ## Run all tests

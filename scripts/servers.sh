@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Builds the servers that tests run S3 and GCS on, once, into a cache outside the tree. Needs Go; says so and succeeds
-# where there is none, because the tests that need them are skipped then and moto serves S3.
+# Builds the servers that tests run S3, GCS and Kubernetes on, once, into a cache outside the tree. Needs Go; says so and
+# succeeds where there is none, because the tests that need them are skipped then and moto serves S3. Kubernetes takes
+# some ten minutes of two processors: SML_KUBERNETES=no leaves it out.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 cache="${SML_SERVERS:-${XDG_CACHE_HOME:-$HOME/.cache}/airflow-provider-sml/servers}"
 declare -A modules=(
     [versitygw]=github.com/versity/versitygw/cmd/versitygw@v1.8.0
@@ -25,3 +27,13 @@ for name in "${!modules[@]}"; do
     fi
     rm -rf "$building"
 done
+
+if [ "${SML_KUBERNETES:-yes}" = yes ] && ! scripts/kubernetes.sh --there "$cache"; then
+    if ! command -v go >/dev/null; then
+        echo "servers: no Go on the PATH, so Kubernetes is not built and its tests are skipped (apt-get install golang)"
+    else
+        echo "servers: building Kubernetes (some ten minutes, once)"
+        scripts/kubernetes.sh "$cache" >"$cache/kubernetes.log" 2>&1 ||
+            echo "servers: Kubernetes could not be built, so its tests are skipped; see $cache/kubernetes.log"
+    fi
+fi

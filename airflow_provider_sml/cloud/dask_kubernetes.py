@@ -137,9 +137,9 @@ class KubernetesWorkers(KubernetesAdapter):
         """
         for _ in range(count):
             name = f"{self.label}-{uuid.uuid4().hex[:5]}"
-            made = self.call("create_namespaced_job", self.job(name, spot, bootstrap), group="batch")
+            made = self.call("create_namespaced_job", body=self.job(name, spot, bootstrap), group="batch")
             # After its owner, so that it never stays without one; the pod waits for it.
-            self.call("create_namespaced_secret", self.secret(name, made.metadata.uid, bootstrap))
+            self.call("create_namespaced_secret", body=self.secret(name, made.metadata.uid, bootstrap))
         return count
 
     def alive(self) -> list[str]:

@@ -165,6 +165,8 @@ def _kubernetes(settings: dict[str, Any], task: _Task, connect: bool) -> FleetPl
 
     names = [*_settable(KubernetesWorkers), "connection"]
     _refuse("kubernetes", settings, [*names, *_PLACE])
+    for part in (KubernetesWorkers, FleetPlace):
+        check_types("kubernetes", part, settings)
     own = {name: value for name, value in settings.items() if name in names}
     own["labels"] = {**task.tags, **own.get("labels", {})}
     pods = KubernetesWorkers(**{"name": task.label, "image": "", **own})

@@ -283,7 +283,7 @@ class _Builder:
         capacity = self.capacity()
         return SearchHyperparametersOperator(
             task_id="search", sample=sample.output, dataset=spec.dataset, hyperparameters=train.hyperparameters,
-            **train.search.model_dump(mode="json"), cluster=train.cluster, workers=train.workers,
+            **train.search.model_dump(mode="json"), cluster=train.place, workers=train.workers,
             usd_per_hour=capacity["usd_per_hour"], spot=capacity.get("spot", False), reports=self.reports,
         ).output  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import boto3
@@ -56,6 +58,45 @@ def test_a_task_trains_on_spot_instances_that_are_gone_after_it(dag_project, fak
     tags = {tag["Key"]: tag["Value"] for tag in made[0]["Tags"]}
     assert tags["dag_id"] == "elastic" and tags["sml-cluster"].startswith("sml-elastic-train-")
     assert Bundle.read(tmp_path / result.results["train"]["model_id"]).lineage["workers"] == 2
+
+
+def test_a_task_trains_in_pods_that_are_gone_after_it(
+    dag_project, kubernetes, clean, monkeypatch, shop_sample, tmp_path
+):
+    kubernetes.nodes.remove_all()
+    for name in ("one", "two"):
+        kubernetes.nodes.add(name)
+    space = kubernetes.namespace()
+    connection = {"conn_type": "kubernetes", "extra": {"kube_config": kubernetes.kubeconfig()}}
+    monkeypatch.setenv("AIRFLOW_CONN_CLUSTER", json.dumps(connection))
+    text = DAG.format(
+        sample=shop_sample.to_xcom(), dataset=DATASET.model_dump(mode="json"), models=str(tmp_path), params=PARAMS,
+        cluster={"on": "kubernetes", "connection": "cluster", "image": "train:1", "namespace": space, "linger": 1,
+                 "host": "127.0.0.1"},
+    )  # fmt: skip
+    seen, ended = {}, threading.Event()
+
+    def look():
+        while not ended.wait(0.2):
+            for job in kubernetes.objects(space, "jobs"):
+                seen[job["metadata"]["name"]] = job["metadata"]["labels"]
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        result = dag_project.run(dag_project.write("elastic.py", text), "elastic")
+    finally:
+        ended.set()
+        looking.join()
+    assert result.state == "success", result.tasks
+    assert len(seen) == 2 and {labels["dag_id"] for labels in seen.values()} == {"elastic"}
+    assert Bundle.read(tmp_path / result.results["train"]["model_id"]).lineage["workers"] == 2
+    end = time.monotonic() + 30
+    while any(kubernetes.objects(space, kind) for kind in ("jobs", "pods", "secrets")) or kubernetes.nodes.processes():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    kubernetes.nodes.remove_all()
+    kubernetes.call("DELETE", f"/api/v1/namespaces/{space}")
 
 
 def test_a_place_on_compute_engine_uses_the_connection(airflow_db, clean, monkeypatch):
