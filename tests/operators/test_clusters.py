@@ -140,7 +140,7 @@ def test_a_gateway_and_what_stands_already(airflow_db, monkeypatch):
     ("cluster", "said"),
     [
         ({"on": "ecs"}, r"no service(.|\n)*did you mean ec2"),
-        ({}, "gateway, ec2, gce"),
+        ({}, "gateway, kubernetes, ec2, gce"),
         ({"on": "ec2", "types": ["m7i.large"]}, "ami or launch_template"),
         ({"on": "ec2", "amy": "ami-1"}, r"no setting amy(.|\n)*did you mean ami"),
         ({"on": "ec2", "name": "x"}, "no setting name"),
