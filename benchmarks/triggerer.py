@@ -87,7 +87,8 @@ def run(which: str) -> None:
     print(
         json.dumps(
             {
-                "block": block * 1000, "whole": whole * 1000, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "block": block * 1000, "whole": whole * 1000,
+                "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                 "cpu": time.process_time() - began, "looks": _looks[0] / JOBS,
             }
         )
