@@ -131,9 +131,10 @@ class VertexRollout(VertexJob):
         endpoint = self.endpoint()
         if endpoint is None or not self._serves(endpoint):
             raise DeploymentError(f"endpoint {self.name} does not serve {self.key} any more", todo="a retry goes on")
-        ours = {part.id for part in self.parts}
-        for deployed in endpoint.deployed_models:
-            if deployed.id not in ours:
+        ours, before = {part.id for part in self.parts}, _decoded(endpoint.labels.get(_PREVIOUS, ""))
+        for deployed in endpoint.deployed_models:  # what somebody else has deployed beside it, without traffic, stays
+            known = deployed.id in before or deployed.display_name.startswith(f"{self.model[:100]} v")
+            if known and deployed.id not in ours:
                 self._undeploy(endpoint, deployed.id)
         version = self.uploaded(self.vertex_model, self.key)
         if version is not None and "champion" not in version.version_aliases:
@@ -334,7 +335,7 @@ class VertexRollout(VertexJob):
     def _deploy_request(self, part: Part, model: str, previous: Mapping[str, int]) -> dict[str, Any]:
         """The last part takes the first step of the traffic with it; in its split it is called 0."""
         request: dict[str, Any] = {
-            "endpoint": self.path, "deployed_model": self.what.deployed(part, model, f"{self.model} {self.key}"),
+            "endpoint": self.path, "deployed_model": self.what.deployed(part, model, f"{self.model[:100]} {self.key}"),
         }  # fmt: skip
         if part == self.parts[-1]:
             split = split_of(self.what.steps[0], self.parts, previous)

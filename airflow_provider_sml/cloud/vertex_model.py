@@ -111,7 +111,10 @@ class VertexJob(GoogleJob):
         :param key: description of the version.
         :param message: ``Model`` of the API.
         """
+        end = time.monotonic() + WITHIN
         while True:
+            if time.monotonic() > end:
+                raise JobError(f"the upload of {model} {key} took longer than {WITHIN:g} s", todo="a retry goes on")
             running = any(not operation.done for operation in self.operations("models", model))
             if (found := self.uploaded(model, key)) is not None:  # looked for last: what has ended by now is seen
                 break

@@ -282,6 +282,42 @@ def test_a_roll_out_that_was_left_is_taken_over(deploy, cloud, registry):
     assert len(cloud.bill.running()) == 1
 
 
+def test_a_step_lasts_as_long_as_it_is_told_to(cloud):
+    """The adapter alone: a look before the time does nothing."""
+    import time
+
+    from google.auth.credentials import AnonymousCredentials
+
+    from airflow_provider_sml.cloud.google import GoogleClients
+    from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
+    from tests.toy import make_bundle
+
+    cloud.vertex.endpoints.container = lambda project, model: Scoring(lambda body, kind: (200, b"", kind), lambda: None)
+    spec = {"image": "europe-docker.pkg.dev/p/i/serve:1", "artifact": f"gs://models/{make_bundle(1).model_id}"}
+
+    def roll_out(version):
+        rollout = VertexRollout(name="toy", model="toy", version=version, spec=spec | {"steps": [30, 100], "wait": 0.5},
+                                project="fake-project", region="europe-west1")  # fmt: skip
+        return rollout.connect(GoogleClients("europe-west1", AnonymousCredentials()))
+
+    def messages(rollout, job_id, seconds):
+        found, until = [], time.monotonic() + seconds
+        while time.monotonic() < until and found[-1:] != [""]:
+            found.append(rollout.status(job_id).message)
+        return found
+
+    first = roll_out("1")
+    messages(first, first.submit(), 20)
+    first.complete()
+    second = roll_out("2")
+    job_id = second.submit()
+    began = time.monotonic()
+    seen = messages(second, job_id, 20)
+    assert list(dict.fromkeys(seen)) == ["deploying", "30 percent", ""]
+    assert time.monotonic() - began > 0.5
+    assert second.undo() == f"serves {first.key} again"
+
+
 def _raise(self, outcome, now):
     if isinstance(outcome, Exception):
         raise outcome

@@ -56,6 +56,31 @@ def test_the_official_dataproc_operator(dag_project, fake_google, deferrable, fa
     assert list(fake_google.dataproc.batches) == ["projects/fake-project/locations/europe-west1/batches/official"]
 
 
+VERTEX_FILE = """
+from airflow.sdk import DAG
+from airflow.providers.google.cloud.operators.vertex_ai.custom_job import CreateCustomJobOperator
+
+with DAG("official_vertex"):
+    CreateCustomJobOperator(
+        task_id="run", region="europe-west1", project_id="fake-project", deferrable=True, poll_interval=1,
+        custom_job={{"display_name": "churn", "job_spec": {{"worker_pool_specs": [{{
+            "machine_spec": {{"machine_type": "n1-standard-4"}}, "replica_count": 1,
+            "container_spec": {{"image_uri": "europe-docker.pkg.dev/p/i/train:1"}},
+        }}]}}}},
+    )
+"""
+
+
+@pytest.mark.parametrize(("fault", "state"), [(None, "success"), ("fail", "failed")])
+def test_the_official_vertex_operator_defers(dag_project, fake_google, fault, state):
+    """In a worker it runs in test_faults_vertex."""
+    fake_google.clock.per_call = 1000
+    if fault:
+        fake_google.faults.add(fault, "CreateCustomJob")
+    assert dag_project.run(dag_project.write("official.py", VERTEX_FILE.format()), "official_vertex").state == state
+    assert len(fake_google.vertex.jobs.jobs) == 1
+
+
 def test_the_official_hook_lists_and_describes(airflow_db, fake_aws):
     from airflow.providers.amazon.aws.hooks.sagemaker import SageMakerHook
 
