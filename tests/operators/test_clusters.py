@@ -60,6 +60,7 @@ def test_a_task_trains_on_spot_instances_that_are_gone_after_it(dag_project, fak
     assert Bundle.read(tmp_path / result.results["train"]["model_id"]).lineage["workers"] == 2
 
 
+@pytest.mark.slow
 def test_a_task_trains_in_pods_that_are_gone_after_it(
     dag_project, kubernetes, clean, monkeypatch, shop_sample, tmp_path
 ):
