@@ -129,6 +129,7 @@ def _made(cluster: Mapping[str, Any], task: _Task, connect: bool) -> Any:
 def _gateway(settings: dict[str, Any], task: _Task, connect: bool) -> DaskGateway:
     connection = str(settings.pop("connection", "dask"))
     _refuse("gateway", settings, [*_settable(DaskGateway), "connection"])
+    check_types("gateway", DaskGateway, settings)
     return DaskGateway(label=task.label, connect=lambda: _open_gateway(connection), **settings)
 
 

@@ -152,6 +152,7 @@ def test_a_gateway_and_what_stands_already(airflow_db, monkeypatch):
         ({"on": "gce", "zones": ["z"], "types": ["t"], "disk_image": "i"}, "region"),
         ({"on": "gateway", "minimum": 3, "maximum": 2}, "wrong way round"),
         ({"on": "gateway", "label": "x"}, "no setting label"),
+        ({"on": "gateway", "options": ["worker_cores"]}, r"options of gateway(.|\n)*a mapping"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_without_the_service(cluster, said):
