@@ -15,6 +15,7 @@ Not here: tables and their commits (``ml.lake``), and what Spark writes (``Store
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import datetime as dt
 import io
 import os
@@ -160,10 +161,7 @@ def place(location: str | Path) -> Path:
     scheme = uri.split("://", 1)[0]
     extra, module = STORES[scheme]
     require(module, extra)
-    _register(scheme)
-    from upath import UPath
-
-    return cast(Path, UPath(uri, protocol=scheme, **_store_of(uri).options(scheme)))
+    return _made(uri, _store_of(uri).options(scheme))
 
 
 def is_remote(location: str | Path) -> bool:
@@ -231,6 +229,24 @@ def _register(scheme: str) -> None:
 
         for name in ("gs", "gcs"):
             fsspec.register_implementation(name, "airflow_provider_sml.ml.storage_gcs.GcsFileSystem", clobber=True)
+
+
+def _carried(path: Any) -> tuple[Any, ...]:
+    """How a place goes to another process, such as a worker: with its settings, and made there as ``place`` makes it.
+
+    By itself fsspec would take a file system of its own there, which knows of no key.
+    """
+    return _made, (str(path), dict(path.storage_options))
+
+
+def _made(uri: str, options: dict[str, Any]) -> Path:
+    scheme = uri.split("://", 1)[0]
+    _register(scheme)
+    from upath import UPath
+
+    found = UPath(uri, protocol=scheme, **options)
+    copyreg.pickle(type(found), _carried)
+    return cast(Path, found)
 
 
 # --- whole files ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -248,3 +251,21 @@ def test_on_google_cloud_the_bucket_s_default_key_must_be_the_lake_s(key, said, 
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a b/c", "gs://bucket/a b/c"])
+def test_a_place_goes_to_another_process_with_its_key(uri, monkeypatch):
+    """A worker of Dask gets places; what it writes there is to be encrypted, too."""
+    import cloudpickle
+
+    monkeypatch.setattr(storage, "_mounts", {})
+    storage.mount(uri.rpartition("/")[0], storage.Store(kms_key="projects/p/key", google="anon"))
+    carried = cloudpickle.dumps({"place": storage.place(uri) / "d"})
+    code = (
+        "import sys, pickle; found = pickle.loads(sys.stdin.buffer.read())['place']; kind = type(found.fs);"
+        "print(str(found), kind.__module__, 'projects/p/key' in str(found.storage_options))"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("GCSFS", "AWS"))}
+    told = subprocess.run([sys.executable, "-c", code], input=carried, capture_output=True, check=True, env=env)
+    kind = "s3fs.core" if uri.startswith("s3") else "airflow_provider_sml.ml.storage_gcs"
+    assert told.stdout.decode().rsplit(" ", 2) == [f"{uri}/d", kind, "True\n"]
