@@ -131,6 +131,8 @@ class VertexRollout(VertexJob):
         endpoint = self.endpoint()
         if endpoint is None or not self._serves(endpoint):
             raise DeploymentError(f"endpoint {self.name} does not serve {self.key} any more", todo="a retry goes on")
+        if endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) != self.key:
+            endpoint = self._label(endpoint, {_ROLLOUT: "", _SERVING: self.key})  # first: from now on nothing undoes it
         ours, before = {part.id for part in self.parts}, _decoded(endpoint.labels.get(_PREVIOUS, ""))
         for deployed in endpoint.deployed_models:  # what somebody else has deployed beside it, without traffic, stays
             known = deployed.id in before or deployed.display_name.startswith(f"{self.model[:100]} v")
@@ -141,8 +143,8 @@ class VertexRollout(VertexJob):
             aliases = ["champion", "default"]
             name = f"{self.vertex_model}@{version.version_id}"
             self.call("models", "merge_version_aliases", name=name, version_aliases=aliases)
-        if endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) != self.key:
-            self._label(endpoint, {_ROLLOUT: "", _PREVIOUS: "", _SERVING: self.key})
+        if before:
+            self._label(endpoint, {_PREVIOUS: ""})
 
     def undo(self) -> str:
         """Take the version back: the old split of the traffic, and nothing new deployed; an endpoint that had served

@@ -247,6 +247,24 @@ def test_going_back_takes_alias_and_endpoint_together(deploy, cloud, registry):
     assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
 
 
+def test_a_kill_after_the_alias_has_moved_undoes_nothing(deploy, cloud, registry, monkeypatch):
+    """The task dies while it undeploys the old version; Airflow cancels, and a later run ends what is left."""
+    from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
+
+    deploy("1")
+
+    def killed(self, endpoint, key):
+        self.cancel(self.key)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VertexRollout, "_undeploy", killed)
+        assert deploy("2").state == "failed"
+    assert (champion(registry), served(cloud)) == ("2", {"v2": 100})
+    assert deploy("2").state == "success"
+    assert left(cloud) == (["v1", "v2"], 1)
+
+
 def test_a_killed_task_takes_its_roll_out_back(deploy, cloud, registry):
     deploy("1")
     cloud.vertex.endpoints.deploy_seconds = 1e9  # it does not end while the task waits

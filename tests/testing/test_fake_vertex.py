@@ -1,6 +1,8 @@
 """The fake Vertex AI as a plain script with Google's clients sees it."""
 
 import json
+import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -391,3 +393,62 @@ def test_an_operation_is_cancelled_and_listed_below_its_endpoint(cloud, tmp_path
     assert endpoints.get_operation({"name": operation.operation.name}).error.code == 1
     cloud.clock.advance(600)
     assert list(endpoints.get_endpoint(name=name).deployed_models) == []
+
+
+SDK = """
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+
+aiplatform.init(
+    project="fake-project", location="europe-west1", credentials=AnonymousCredentials(), staging_bucket="gs://models"
+)
+image = "europe-docker.pkg.dev/fake-project/images/any:1"
+pool = {"machine_spec": {"machine_type": "n1-standard-4"}, "replica_count": 1, "container_spec": {"image_uri": image}}
+job = aiplatform.CustomJob(display_name="x", worker_pool_specs=[pool], base_output_dir="gs://models/x")
+job.submit(scheduling_strategy=aiplatform.compat.types.custom_job.Scheduling.Strategy.SPOT)
+model = aiplatform.Model.upload(
+    display_name="toy", serving_container_image_uri=image, artifact_uri="gs://models/toy/toy1",
+    serving_container_predict_route="/predict", serving_container_health_route="/health",
+)
+endpoint = aiplatform.Endpoint.create(display_name="toy")
+model.deploy(endpoint=endpoint, machine_type="n1-standard-2", traffic_percentage=100, spot=True)
+row = {"at": "2026-01-01T00:00:00", "weight": 3.0, "fuel": 0.5}
+print("score", endpoint.predict(instances=[row]).predictions[0])
+endpoint.undeploy_all()
+endpoint.delete()
+model.delete()
+"""
+
+
+@pytest.mark.slow
+def test_google_s_whole_sdk_works_on_what_the_shell_serves(fake_gcs_address, tmp_path):
+    """The fake is a process of its own, the scoring server another; the script knows of neither."""
+    if fake_gcs_address is None:
+        pytest.skip("fake-gcs-server is not built: make servers (needs Go)")
+    from airflow_provider_sml.testing.google.storage import Objects
+
+    make_bundle(1).write(tmp_path)
+    for file in tmp_path.iterdir():
+        Objects(fake_gcs_address, "fake-project").write(f"gs://models/toy/toy1/{file.name}", file.read_bytes())
+    command = [sys.executable, "-m", "airflow_provider_sml.testing"]
+    server = subprocess.Popen(
+        [*command, "serve", "google", "--scale", "200", "--gcs", fake_gcs_address], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        told = {}
+        for line in server.stdout:
+            if line.startswith("#"):
+                break
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            told[name] = value
+        environment = os.environ | told
+        done = subprocess.run(
+            [sys.executable, "-c", SDK], env=environment, capture_output=True, text=True, timeout=250
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert 0 < float(done.stdout.partition("score ")[2].split()[0]) < 1
+        bill = subprocess.run([*command, "bill"], env=environment, capture_output=True, text=True, timeout=60).stdout
+        assert "spot endpoint 1 x n1-standard-2" in bill and "spot training 1 x n1-standard-4" in bill
+    finally:
+        server.terminate()
+        server.wait(10)
