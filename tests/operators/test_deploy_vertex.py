@@ -2,7 +2,9 @@
 
 import pytest
 
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
+from airflow_provider_sml.operators.deployment_targets import check_settings
 from airflow_provider_sml.testing.google.vertex_containers import Scoring, scoring_app, scoring_process
 
 PARENT = "projects/fake-project/locations/europe-west1"
@@ -129,8 +131,7 @@ def test_deploying_again_changes_nothing(deploy, cloud, registry):
     assert len(cloud.calls.of(*changing)) == before
 
 
-@pytest.mark.parametrize("deferrable", [False, True])
-@pytest.mark.parametrize("fault", ["fail", "no_capacity"])
+@pytest.mark.parametrize(("fault", "deferrable"), [("fail", False), ("no_capacity", True)])
 def test_a_deployment_that_fails_ends_red_and_the_champion_serves_on(deploy, cloud, registry, fault, deferrable, capfd):
     deploy("1")
     cloud.faults.add(fault, "DeployModel")
@@ -195,7 +196,7 @@ def test_a_lost_operation_ends_red_with_the_reason(deploy, cloud, registry, capf
     [
         ("UploadModel", "drop_after"), ("CreateEndpoint", "drop_after"), ("DeployModel", "drop_after"),
         ("UpdateEndpoint", "drop_after"), ("UndeployModel", "drop_after"), ("MergeVersionAliases", "drop_after"),
-        ("DeployModel", "drop_before"), ("DeployModel", "throttle"), ("UpdateEndpoint", "server_error"),
+        ("DeployModel", "throttle"), ("UpdateEndpoint", "server_error"),
         ("UploadModel", "expired_token"), ("DeployModel", "quota"), ("RawPredict", "server_error"),
     ],
 )  # fmt: skip
@@ -353,9 +354,17 @@ def _raise(self, outcome, now):
         ({"machine": {"type": "n1-standard-4", "gpus": 1}}, "gpus"),
     ],
 )  # fmt: skip
-def test_bad_settings_are_refused_before_google_is_asked(deploy, cloud, capfd, settings, said):
-    assert deploy("1", retries=2, **settings).state == "failed"
-    assert said in capfd.readouterr().out
+def test_bad_settings_are_refused(settings, said):
+    good = {"artifacts": "gs://models/toy", "image": "europe-docker.pkg.dev/p/i/serve:1", "region": "europe-west1"}
+    check_settings("vertex", good)
+    with pytest.raises(ConfigurationError) as raised:
+        check_settings("vertex", good | settings)
+    assert said in str(raised.value)
+
+
+def test_bad_settings_fail_the_task_before_google_is_asked(deploy, cloud, capfd):
+    assert deploy("1", retries=2, machin="n1-standard-4").state == "failed"
+    assert "did you mean machine?" in capfd.readouterr().out
     assert cloud.calls == []
 
 

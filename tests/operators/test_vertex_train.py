@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_sml.cloud.google import GoogleClients, GoogleJob
 from airflow_provider_sml.cloud.vertex_training import VertexTrainingJob
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.testing.google.vertex_containers import local_container
 
 IMAGE = "europe-docker.pkg.dev/fake-project/images/train:1"
@@ -81,9 +82,9 @@ def test_a_lost_reply_and_a_retry_make_one_job(run, google, jobs):
     assert len(jobs) == 1
 
 
-def test_throttling_of_the_submission_is_waited_out(run, google, jobs):
+def test_throttling_of_the_submission_is_waited_out(run_here, google, jobs):
     google.faults.add("throttle", "ListCustomJobs", times=3)
-    assert run().state == "success"
+    assert run_here().state == "success"
     assert len(jobs) == 1
 
 
@@ -97,9 +98,9 @@ def test_without_capacity_or_quota_it_goes_on_with_the_next_machine(run_here, go
     assert len(jobs) == made
 
 
-def test_without_spot_machines_it_goes_on_on_demand(run, google, jobs):
+def test_without_spot_machines_it_goes_on_on_demand(run_here, google, jobs):
     google.faults.add("no_capacity", "CreateCustomJob")
-    result = run("strategy='spot', options={'on_demand_last': True, 'count': 3}")
+    result = run_here("strategy='spot', options={'on_demand_last': True, 'count': 3}")
     assert (result.state, result.results["train"]["spot"], result.results["train"]["count"]) == ("success", False, 3)
     assert [job.spec.scheduling.strategy.name for job in jobs.values()] == ["SPOT", "STANDARD"]
 
@@ -110,9 +111,9 @@ def test_a_missing_permission_is_not_retried(run_here, google, jobs):
     assert google.calls.count("CreateCustomJob") == 1
 
 
-def test_a_permission_lost_while_it_waits_fails_at_once(run, google, jobs):
+def test_a_permission_lost_while_it_waits_fails_at_once(run_here, google, jobs):
     google.faults.add("denied", "GetCustomJob", skip=2, times=99)
-    assert run(retries=3).state == "failed"
+    assert run_here(retries=3).state == "failed"
     assert google.calls.count("GetCustomJob") == 3
 
 
@@ -150,18 +151,9 @@ def test_a_killed_task_cancels_its_job(run_here, google, jobs):
     assert google.bill.running() == []
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ("options={'max_runtme': 60}", "max_runtime"), ("strategy='spott'", "spott"), ("machines=[]", "at least one"),
-        ("machines=[{'type': 'n1-standard-4', 'gpus': 1}]", "gpus"), ("output_path='s3://x'", "Cloud Storage"),
-        ("options={'max_wait': 60}", "flex-start"),
-        ("strategy='spot', machines=[{'type': 'ct5lp-hightpu-4t', 'tpu_topology': '2x2'}]", "TPU"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_refused_before_google_is_asked(run_here, google, capfd, more, said):
-    assert run_here(more, retries=2).state == "failed"
-    assert said in capfd.readouterr().out
+def test_bad_input_is_refused_before_google_is_asked(run_here, google, capfd):
+    assert run_here("options={'max_runtme': 60}", retries=2).state == "failed"
+    assert "did you mean max_runtime?" in capfd.readouterr().out
     assert google.calls == []
 
 
@@ -279,9 +271,24 @@ def test_a_lost_reply_within_one_call_makes_one_job(adapter, google, jobs, monke
     assert len(jobs) == 1
 
 
-def test_secrets_are_refused(adapter, google):
-    from airflow_provider_sml.errors import ConfigurationError
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strategy": "spott"}, "spott"), ({"machines": []}, "at least one"), ({"output": "s3://x"}, "Cloud Storage"),
+        ({"machines": [{"type": "n1-standard-4", "gpus": 1}]}, "gpus"), ({"max_wait": 60}, "flex-start"),
+        ({"machines": [{"type": "n1-standard-4", "accelerator_count": 1}]}, "accelerator"), ({"count": 0}, "count"),
+        ({"strategy": "spot", "machines": [{"type": "ct5lp-hightpu-4t", "tpu_topology": "2x2"}]}, "TPU"),
+        ({"checkpoint": "/tmp/x"}, "checkpoint"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_right_is_named(adapter, google, changes, said):
+    with pytest.raises(ConfigurationError) as raised:
+        adapter(**changes).submit()
+    assert said in str(raised.value)
+    assert google.calls == []
 
+
+def test_secrets_are_refused(adapter, google):
     with pytest.raises(ConfigurationError, match="secrets"):
         adapter().submit({"TOKEN": "hunter2"})
     assert google.calls == []
