@@ -261,10 +261,9 @@ DRIVER = """
 
 
 def test_after_the_driver_was_killed_the_trials_that_ended_are_not_run_again(local, sample, tmp_path):
-    folder, script = tmp_path / "killed", tmp_path / "driver.py"
-    script.write_text(textwrap.dedent(DRIVER))
+    folder = tmp_path / "killed"
     given = json.dumps([sample.to_xcom(), SPACE, PARAMS, str(folder)])
-    with subprocess.Popen([sys.executable, str(script), given], stdout=subprocess.DEVNULL) as driver:
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(DRIVER), given], stdout=subprocess.DEVNULL) as driver:
         deadline = time.monotonic() + 120
         while len(files(folder)) < 3 and driver.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
