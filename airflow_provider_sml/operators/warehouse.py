@@ -117,7 +117,8 @@ class PublishWarehouseOperator(RemoteJobOperator):
 
     def costs(self, result: Any) -> list[Cost]:
         """What BigQuery bills for its script; load jobs are free."""
-        if (billed := result.cost.get("bytes_billed")) is None:
+        billed = result.cost.get("bytes_billed") if isinstance(result, WarehouseRef) else None
+        if billed is None:
             return []
         return [Cost(what=f"BigQuery, {billed:,} bytes billed", usd=estimate("bigquery-tib", billed / 2**40))]
 

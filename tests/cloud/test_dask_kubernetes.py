@@ -153,7 +153,7 @@ def test_what_keeps_pods_from_coming_is_told(kubernetes, space):
         fleets.append(space.fleet(name=f"orders-{number}", linger=60, **changes))
         assert fleets[-1].launch(1, False, bootstrap) == 1
     for fleet, (_, _, told) in zip(fleets, cases, strict=True):
-        until(lambda fleet=fleet, told=told: told in fleet.why(), 15)
+        until(lambda fleet=fleet, told=told: told in fleet.why(), 60)
         fleet.remove()
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}}
     kubernetes.apply(space.name, quota)

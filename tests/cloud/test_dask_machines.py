@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import boto3
@@ -177,13 +178,14 @@ def test_a_training_in_containers_on_compute_engine_goes_over_to_machines_on_dem
         )  # fmt: skip
         lines, models = [], []
 
-        def log(line):
-            lines.append(line)
-            if line.startswith("round ") and not hosts.metadata.notices:
-                hosts.metadata.notices.add(hosts.running()[0])  # announced; the rank leaves with a checkpoint
+        def announce():
+            while not (there := hosts.running()):
+                time.sleep(0.05)
+            hosts.metadata.notices.add(there[0])  # the rank leaves with a checkpoint, after its first round
 
         with Cluster(where, 1, 120, spot=True) as cluster:
-            models.append(train(training, cluster, tmp_path, log))
+            threading.Thread(target=announce, daemon=True).start()
+            models.append(train(training, cluster, tmp_path, lines.append))
             assert [each.scheduling.provisioning_model for each in cloud.instances.values()] == ["STANDARD"]
             seen = cluster.client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
             assert list(seen.values()) == ["0"]
