@@ -6,13 +6,15 @@ in turn, so that a slow minute of the machine falls on both; the medians are com
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -76,6 +78,25 @@ def cpu_seconds(command: Sequence[str], env: Mapping[str, str] | None = None) ->
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+@contextlib.contextmanager
+def _group(limit: int | None) -> Iterator[str | None]:
+    """A control group with a limit of memory; needs root.
+
+    :param limit: bytes; None for no group.
+    """
+    if limit is None:
+        yield None
+        return
+    old = Path("/sys/fs/cgroup/memory")
+    folder = (old if old.is_dir() else Path("/sys/fs/cgroup")) / f"sml-bench-{os.getpid()}"
+    folder.mkdir()
+    try:
+        (folder / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(limit))
+        yield str(folder)
+    finally:
+        folder.rmdir()
+
+
 @dataclass(frozen=True)
 class Process:
     """What a whole process took.
@@ -94,14 +115,14 @@ def process(command: Sequence[str], limit: int | None = None) -> Process:
     """Run a process and measure all of it at once.
 
     :param command: of it.
-    :param limit: bytes of data that it may hold (``RLIMIT_DATA``: heap and private memory; mapped files do not count).
+    :param limit: bytes of memory that it may hold, as a control group of its own counts them.
     :raises RuntimeError: when it fails; its last lines say why.
     """
     # The largest child so far would hide a smaller one, so each is waited for by a process of its own.
     code = (
-        "import json, resource, subprocess, sys, time\n"
+        "import json, os, resource, subprocess, sys, time\n"
         "limit, command = json.loads(sys.argv[1])\n"
-        "bound = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))\n"
+        "bound = limit and (lambda: open(limit + '/cgroup.procs', 'w').write(str(os.getpid())))\n"
         "began = time.perf_counter()\n"
         "done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)\n"
         "wall, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)\n"
@@ -109,9 +130,9 @@ def process(command: Sequence[str], limit: int | None = None) -> Process:
         "    sys.exit((done.stderr or done.stdout or str(done.returncode))[-2000:])\n"
         "print(json.dumps([wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps([limit, list(command)])], cwd=PROJECT, capture_output=True, text=True
-    )
+    with _group(limit) as group:
+        argument = json.dumps([group, list(command)])
+        done = subprocess.run([sys.executable, "-c", code, argument], cwd=PROJECT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return Process(*json.loads(done.stdout))

@@ -487,6 +487,19 @@ def test_the_plan_of_memory_goes_from_memory_to_disk_to_a_refusal():
         plan_memory(20_000_000, 17, 2 * 10**9, free_disk=10**8)
 
 
+def test_the_limit_of_the_control_group_is_found(tmp_path):
+    from airflow_provider_sml.ml.training.memory import _group_limits
+
+    own = tmp_path / "own"
+    own.write_text("4:memory,hugetlb:/a/b\n2:cpu:/c\n0::/u.slice/s\nnonsense\n")
+    found = [str(path.relative_to(tmp_path)) for path in _group_limits(tmp_path, own)]
+    assert found == [
+        "memory/a/b/memory.limit_in_bytes", "memory/a/memory.limit_in_bytes", "memory/memory.limit_in_bytes",
+        "u.slice/s/memory.max", "u.slice/memory.max", "memory.max", "memory/memory.limit_in_bytes", "memory.max",
+    ]  # fmt: skip
+    assert len(list(_group_limits(tmp_path, tmp_path / "none"))) == 2
+
+
 def test_external_memory_gives_the_same_model(shop_sample, tmp_path, monkeypatch):
     inside = boost(work(shop_sample, tmp_path, PLAIN))
     todo = work(shop_sample, tmp_path / "disk", PLAIN, rows=[10**7])

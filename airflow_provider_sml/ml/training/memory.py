@@ -9,6 +9,7 @@ of cache on disk, each with about 0.4 GB of the process itself. What a GPU needs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -136,9 +137,31 @@ def memory_limit() -> int:
     for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
         if (allowed := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
             limit = min(limit, allowed)
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for path in _group_limits():
         try:
-            limit = min(limit, int(Path(name).read_text()))
+            limit = min(limit, int(path.read_text()))
         except (OSError, ValueError):  # no limit reads as "max"
             continue
     return limit
+
+
+def _group_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[Path]:
+    """The files that may limit this process's control group and those above it.
+
+    A container sees its own group as the root; elsewhere, as under systemd, ``/proc/self/cgroup`` names it (Linux
+    documentation, cgroup-v2 ``memory.max``, and cgroup-v1 ``memory.limit_in_bytes``).
+
+    :param root: where control groups are mounted.
+    :param own: what names those of this process.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    groups = [line.split(":", 2)[1:] for line in [*lines, ":memory:/", "::/"] if line.count(":") >= 2]
+    for kinds, name in groups:
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base, file = (root / "memory", "memory.limit_in_bytes") if kinds else (root, "memory.max")
+        group = base / name.lstrip("/")
+        yield from (each / file for each in (group, *group.parents) if each == base or base in each.parents)
