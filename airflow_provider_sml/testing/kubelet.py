@@ -312,7 +312,7 @@ def _container(pod: dict[str, Any], state: dict[str, Any], ready: bool = False) 
 
 
 def _inside(word: str, mounts: Mapping[str, str]) -> str:
-    """A word with a folder of the pod turned into one of this machine; a file of this machine, such as Python, stays."""
+    """A word with a folder of the pod turned into one of this machine; a file that is there, such as Python, stays."""
     if Path(word).is_file():
         return word
     for path, place in mounts.items():
