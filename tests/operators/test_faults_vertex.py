@@ -4,12 +4,12 @@
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from airflow_provider_sml.testing.google.vertex_containers import scoring_app
+from tests.operators.test_faults import Case
 
 PARENT = "projects/fake-project/locations/europe-west1"
 IMAGE = "europe-docker.pkg.dev/fake-project/images/train:1"
@@ -62,26 +62,6 @@ with DAG("ours", default_args=args):
         settings={{"artifacts": "gs://models/toy", "image": {image!r}, "region": "europe-west1", "wait": 0}},
     )
 """
-
-
-@dataclass(frozen=True)
-class Case:
-    """A fault and how it is met.
-
-    :param title: of the row.
-    :param faults: given to the fake before the run.
-    :param official: state, jobs created and jobs left running of the official operator.
-    :param ours: the same of ours.
-    """
-
-    title: str
-    faults: tuple[dict, ...]
-    official: tuple[str, int, int]
-    ours: tuple[str, int, int]
-    retries: int = 0
-    spot: bool = False
-    both: str = ""
-    still: bool = False
 
 
 CASES = [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from google.cloud import dataproc_v1
 
 from airflow_provider_sml.testing.google.errors import invalid
+from airflow_provider_sml.testing.google.filters import CLAUSE, COMPARE
 
 _KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _VALUE = re.compile(r"[a-z0-9_-]{0,63}")
@@ -129,30 +130,20 @@ def _gigabytes(text: str) -> float:
 
 # --- lists ------------------------------------------------------------------------------------------------------------
 
-_CLAUSE = re.compile(r'\s*([\w.-]+)\s*(<=|>=|!=|=|<|>|:)\s*("(?:[^"\\]|\\.)*"|[^\s"]+)\s*')
-_COMPARE: dict[str, Callable[[str, str], bool]] = {
-    "=": lambda found, wanted: found == wanted,
-    "!=": lambda found, wanted: found != wanted,
-    "<": lambda found, wanted: found < wanted,
-    "<=": lambda found, wanted: found <= wanted,
-    ">": lambda found, wanted: found > wanted,
-    ">=": lambda found, wanted: found >= wanted,
-}
-
 
 def matches(batch: dataproc_v1.Batch, wanted: str) -> bool:
     """Whether a batch fits a filter: clauses joined by AND; neither OR nor brackets are understood.
 
     :raises GoogleError: INVALID_ARGUMENT for another filter.
     """
-    return all(_COMPARE[sign](_field(batch, name), value) for name, sign, value in _clauses(wanted))
+    return all(COMPARE[sign](_field(batch, name), value) for name, sign, value in _clauses(wanted))
 
 
 def _clauses(text: str) -> Iterator[tuple[str, str, str]]:
     for part in re.split(r"\s+AND\s+", text, flags=re.IGNORECASE) if text.strip() else []:
-        found = _CLAUSE.fullmatch(part)
+        found = CLAUSE.fullmatch(part)
         known = found and (found[1] in ("batch_id", "batch_uuid", "state", "create_time") or found[1][:7] == "labels.")
-        if not found or not known or found[2] not in _COMPARE:
+        if not found or not known or found[2] not in COMPARE:
             raise invalid(f"Invalid list filter: {text}")
         yield found[1], found[2], found[3].strip('"')
 

@@ -7,18 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_sml.testing.google.errors import GoogleError, invalid
+from airflow_provider_sml.testing.google.filters import CLAUSE, COMPARE
 
 _LABEL = re.compile(r"[\w-]{0,64}")
 _KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
-_CLAUSE = re.compile(r'\s*([\w.-]+)\s*(<=|>=|!=|=|<|>|:)\s*("(?:[^"\\]|\\.)*"|[^\s"]+)\s*')
-_COMPARE: dict[str, Callable[[str, str], bool]] = {
-    "=": lambda found, wanted: found == wanted,
-    "!=": lambda found, wanted: found != wanted,
-    "<": lambda found, wanted: found < wanted,
-    "<=": lambda found, wanted: found <= wanted,
-    ">": lambda found, wanted: found > wanted,
-    ">=": lambda found, wanted: found >= wanted,
-}
 #: Most replicas of a spot resource that Compute Engine restarts after it took their machines away.
 MOST_RESTARTS = 6
 
@@ -93,7 +85,7 @@ def listed(items: Sequence[Any], request: Any, fields: Callable[[Any], Mapping[s
 
 def _clauses(text: str) -> Iterator[tuple[str, str, str]]:
     for part in re.split(r"\s+AND\s+", text) if text.strip() else []:
-        found = _CLAUSE.fullmatch(part)
+        found = CLAUSE.fullmatch(part)
         if not found:
             raise invalid(f"Invalid list filter: {text}")
         yield found[1], found[2], found[3].strip('"')
@@ -111,4 +103,4 @@ def _fits(item: Any, fields: Mapping[str, str], name: str, sign: str, value: str
         raise invalid(f"Invalid list filter: {name} is not supported")
     if sign == ":":
         return bool(re.fullmatch(re.escape(value).replace(r"\*", ".*"), found))
-    return _COMPARE[sign](found, value)
+    return COMPARE[sign](found, value)
