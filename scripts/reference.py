@@ -242,6 +242,27 @@ def connections() -> str:
     return "\n\n".join(parts)
 
 
+def measurements() -> str:
+    """What the benchmarks found last, a table each, after what the first lines of the benchmark say."""
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        code = (ROOT / "benchmarks" / f"{path.stem}.py").read_text()
+        about = inspect.cleandoc(re.match(r'"""(.*?)"""', code, re.DOTALL)[1])  # type: ignore[index]
+        columns = ("case", "metric", "ours", "baseline", "ratio", "goal")
+        lines = [columns, ["---"] * len(columns)]
+        lines += [[_cell(_figure(row[name])) for name in columns] for row in json.loads(path.read_text())]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        again = f"`make bench NAME={path.stem}` measures it again."
+        parts.append(f"## {path.stem.capitalize()}\n\n{about}\n\n{table}\n\n{again}")
+    return "\n\n".join(parts)
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
 def source(path: str, language: str) -> str:
     """A file of this repository as a code block."""
     return f"```{language}\n{(ROOT / path).read_text().rstrip()}\n```"
@@ -256,6 +277,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "spec": spec,
     "expressions": expressions,
     "connections": connections,
+    "measurements": measurements,
 }
 
 if __name__ == "__main__":

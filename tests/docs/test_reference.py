@@ -1,6 +1,7 @@
 """The reference of the site is made from the code: everything is in it, with what its docstring says."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_every_connection_type_is_listed(reference):
     text = reference.connections()
     assert "### `mlflow`: MLflow" in text
     assert "| Tracking URI |" in text
+
+
+def test_every_measurement_is_listed(reference):
+    text = reference.measurements()
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        for row in json.loads(path.read_text()):
+            assert f"| {row['case'].replace('|', chr(92) + '|')} |" in text
+    assert text.count("| ---") >= 3
 
 
 def test_the_markers_of_the_pages_are_filled(reference):
