@@ -70,7 +70,10 @@ gate:
   auc: {{min: 0.6, not_worse_than: champion, margin: 0.01}}
   ece: {{max: 0.2}}
   baseline: {{by: [city], margin: 0.0}}
-  slices: {{by: [city], min_rows: 20, min_auc: 0.5}}
+  slices: {{by: [city], min_rows: 20, min_auc: 0.5, not_worse_than: champion, margin: 0.1}}
+  parity: {{rows: 50}}
+  size: {{max: 5 MB}}
+  latency: {{p99: 5s, requests: 100}}
 deploy: {{port: {port}, parity_rows: 50}}
 monitor:
   rows: 500

@@ -10,10 +10,10 @@ from datetime import datetime
 from airflow.sdk import dag
 
 from airflow_provider_sml.operators.deployment import DeployModelOperator
+from airflow_provider_sml.operators.gate import GateOperator
 from airflow_provider_sml.operators.sampling import SampleOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
-    GateOperator,
     RegisterModelOperator,
     TrainXGBoostOperator,
 )

@@ -1,21 +1,20 @@
-"""From a sample to a registered version that passed its gate: train, evaluate, register, judge."""
+"""From a sample to a registered version: train, evaluate, register."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
 
-from airflow_provider_sml.errors import DataError, GateError, IntegrityError
+from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
-from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
+from airflow_provider_sml.links.pages import EvaluationLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
-from airflow_provider_sml.operators.base import SmlOperator, announce, find_version, lineage
+from airflow_provider_sml.operators.base import SmlOperator, find_version, lineage
 from airflow_provider_sml.operators.clusters import Where, end_made, where
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.openlineage import Data, parent
@@ -25,7 +24,6 @@ from airflow_provider_sml.refs import (
     ModelVersionRef,
     SampleRef,
     SearchRef,
-    VerdictRef,
 )
 
 if TYPE_CHECKING:
@@ -362,69 +360,3 @@ class RegisterModelOperator(SmlOperator):
             [Data(parent(model.uri), version=model.model_id)],
             [Data(result.registry, f"models/{result.name}", version=result.version)],
         )
-
-
-class GateOperator(SmlOperator):
-    """Judges a version by its evaluation; the task fails when a check fails, and its outlets then get no event.
-
-    :param version: what ``RegisterModelOperator`` gave.
-    :param evaluation: what ``EvaluateModelOperator`` gave.
-    :param checks: ``auc``, ``ece``, ``baseline``, ``slices``, as in a spec's ``gate``.
-    :param mlflow: address or folder of MLflow, or the id of its connection.
-    :param reports: folder of the reports.
-    """
-
-    template_fields: Sequence[str] = ("version", "evaluation", "checks", "mlflow", "reports")
-    ui_color = "#fff3b0"
-    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), GateLink(), EvaluationLink(), MlflowLink())
-
-    def __init__(
-        self,
-        *,
-        version: Any,
-        evaluation: Any,
-        checks: Mapping[str, Any] | None = None,
-        mlflow: str = MlflowHook.default_conn_name,
-        reports: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.version = version
-        self.evaluation = evaluation
-        self.checks = checks or {}
-        self.mlflow = mlflow
-        self.reports = reports
-
-    def run(self, context: Context) -> VerdictRef:
-        """Judge, write the verdict, tag the version."""
-        from airflow_provider_sml.ml.gate import judge
-        from airflow_provider_sml.ml.registry import CHAMPION
-
-        version = ModelVersionRef.load(self.version)
-        registry = MlflowHook(self.mlflow).get_conn()
-        champion = registry.version(version.name, alias=CHAMPION)
-        folder = Path(self.reports or f"{home()}/reports") / version.name / "gate" / version.version
-        verdict = judge(version, self._evidence(), self.checks, folder, champion=champion.version if champion else None)
-        registry.set_tags(version, {"gate": "passed" if verdict.passed else "failed"})
-        if not verdict.passed:
-            failed = [
-                check for check in json.loads((folder / "gate.json").read_text())["checks"] if not check["passed"]
-            ]
-            raise GateError(
-                f"{version.name} version {version.version} failed {len(failed)} of {verdict.checks} checks of its gate",
-                expected="; ".join(f"{check['name']}: {check['limit']}" for check in failed),
-                found="; ".join(f"{check['name']}: {check['value']}" for check in failed),
-                todo=f"read {folder / 'gate.html'}; the champion stays",
-            )
-        self.log.info("passed: %d of %d checks", verdict.checks, verdict.checks)
-        announce(context, {"version": version.version})
-        return verdict
-
-    def _evidence(self) -> dict[str, Any]:
-        path = Path(EvaluationRef.load(self.evaluation).uri) / "evaluation.json"
-        try:
-            return dict(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                "the evaluation is gone or damaged", expected=path, found=error, todo="clear the evaluating task"
-            ) from error

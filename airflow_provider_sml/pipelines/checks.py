@@ -25,7 +25,18 @@ def problems(spec: PipelineSpec) -> list[tuple[Place, SmlError]]:
         return found
     monotone = monotone_problems(spec.train.monotone, spec.dataset.feature_list)
     found = [*_column_problems(spec), *((("train", "monotone", name), error) for name, error in monotone)]
-    return [*found, *_search_problems(spec)]
+    return [*found, *_search_problems(spec), *_gate_problems(spec)]
+
+
+def _gate_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
+    """A metric of one's own must be measured to be judged."""
+    measured = [metric if isinstance(metric, str) else metric.function for metric in spec.train.metrics]
+    for name in spec.gate.own:
+        if name not in measured:
+            expected = f"one of train.metrics: {', '.join(measured) or 'it names none'}"
+            todo = did_you_mean(name, measured) or "name it there"
+            error = ConfigurationError(f"gate.own names {name}", expected=expected, found=name, todo=todo)
+            yield ("gate", "own", name), error
 
 
 def _search_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:

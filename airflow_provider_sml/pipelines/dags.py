@@ -26,6 +26,7 @@ from airflow_provider_sml.hooks.places import is_location
 from airflow_provider_sml.notifications.alert import AlertNotifier
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
+from airflow_provider_sml.operators.gate import GateOperator
 from airflow_provider_sml.operators.monitoring import (
     DriftReportOperator,
     RequestRetrainingOperator,
@@ -35,7 +36,6 @@ from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOp
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
-    GateOperator,
     RegisterModelOperator,
     TrainXGBoostOperator,
 )
@@ -271,7 +271,7 @@ class _Builder:
             )  # fmt: skip
             GateOperator(
                 task_id="gate", version=version.output, evaluation=evaluation.output,
-                checks=gate.model_dump(mode="json"), mlflow=self.mlflow, reports=self.reports, outlets=[self.passed],
+                checks=gate.checks, mlflow=self.mlflow, reports=self.reports, outlets=[self.passed],
             )  # fmt: skip
         return dag
 

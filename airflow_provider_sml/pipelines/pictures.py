@@ -72,7 +72,7 @@ def _train(spec: PipelineSpec) -> str:
         "model",
         "evaluate on the last days, register in MLflow",
         "version, with its lineage",
-        "gate: limits, baseline, champion                   --> not passed: the task fails, nothing changes",
+        "gate: limits, champion, slices, the stored model   --> not passed: the task fails, nothing changes",
         "challenger",
         "",
         f"{spec.name}_deploy",

@@ -20,6 +20,7 @@ from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Shar
 from airflow_provider_sml.ml.training.custom import PATH
 from airflow_provider_sml.operators.clusters import KINDS, check_cluster
 from airflow_provider_sml.operators.deployment_targets import check_settings
+from airflow_provider_sml.pipelines.spec_gate import Gate
 from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
@@ -298,67 +299,6 @@ class Train(Strict):
         if self.min_workers and self.min_workers > self.workers:
             raise misfit("min_workers", f"at most workers, which is {self.workers}", self.min_workers)
         return self
-
-
-class AucCheck(Strict):
-    """Area under the ROC curve.
-
-    :param min: the lower end of its interval must reach this.
-    :param not_worse_than: the version in production, compared on the same rows.
-    :param margin: how much worse it may be.
-    """
-
-    min: Share = 0.5
-    not_worse_than: Literal["champion"] | None = None
-    margin: Share = 0.0
-
-
-class MaxCheck(Strict):
-    """A measure that may not exceed a limit.
-
-    :param max: the limit.
-    """
-
-    max: Share
-
-
-class BaselineCheck(Strict):
-    """The AUC of plain rates by a few columns, which the model must beat.
-
-    :param by: the columns.
-    :param margin: by how much; the lower end of the difference's interval must reach this.
-    """
-
-    by: list[Name] = Field(min_length=1)
-    margin: Share = 0.0
-
-
-class SliceCheck(Strict):
-    """The AUC within each slice.
-
-    :param by: the columns whose values make the slices.
-    :param min_rows: smallest slice that is judged.
-    :param min_auc: what each must reach.
-    """
-
-    by: list[Name] = Field(min_length=1)
-    min_rows: Whole = Field(default=500, ge=2)
-    min_auc: Share = 0.5
-
-
-class Gate(Strict):
-    """What a version must fulfil to be deployed.
-
-    :param auc: area under the ROC curve.
-    :param ece: expected calibration error.
-    :param baseline: the AUC of plain rates, which the model must beat.
-    :param slices: the AUC within each slice.
-    """
-
-    auc: AucCheck = AucCheck()
-    ece: MaxCheck | None = None
-    baseline: BaselineCheck | None = None
-    slices: SliceCheck | None = None
 
 
 class Deploy(Strict):

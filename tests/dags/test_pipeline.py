@@ -92,7 +92,10 @@ def test_training_registers_a_version_that_passed(life, trained):
     registry = Registry(str(root / "mlflow"))
     version = registry.version("orders", alias="challenger")
     tags = registry.tags(version)
-    assert tags["gate"] == "passed"
+    assert tags["gate"] == "passed" and "approval" not in tags
+    assert tags["gate.parity"].endswith("scores of the serving process within 1e-06 of training's")
+    assert tags["gate.latency_p99"].endswith("ms for one row; asked for: at most 5000 ms")
+    assert tags["gate.slices.city"] == "passed: 3 of 3" and tags["gate.size"].startswith("passed: ")
     assert tags["run_id"] and tags["dag_id"] == "orders_train"
     assert tags["snapshot_id"] == str(Lake(str(root / "lake")).snapshot_id("orders"))
     evaluation = json.loads((Path(trained.results["evaluate"]["uri"]) / "evaluation.json").read_text())

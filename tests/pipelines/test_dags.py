@@ -220,7 +220,8 @@ def test_what_a_task_gets_is_what_the_spec_says(build):
     assert "weekday" in dags["monitor"].task_dict["drift"].leave_out
     assert not {"hour", "wind"} & set(dags["monitor"].task_dict["drift"].leave_out)
     gate = dags["train"].task_dict["gate"].checks
-    assert gate["auc"] == {"min": 0.65, "not_worse_than": "champion", "margin": 0.005} and gate["ece"] == {"max": 0.05}
+    assert gate["auc"] == {"min": 0.65, "not_worse_than": "champion", "margin": 0.005} and "approval" not in gate
+    assert gate["ece"] == {"max": 0.05, "margin": 0.0} and "latency" not in gate
 
 
 def test_what_steers_a_training_reaches_the_planner_and_the_training(build):

@@ -475,6 +475,30 @@ WRONG = {
         None,
         "train.search.space.max_depth is wrong\n  expected:",
     ),
+    "a latency without a limit": (
+        "  ece: {max: 0.05}",
+        "  latency: {requests: 500}",
+        None,
+        "gate.latency.p99 is wrong\n  expected: p50 or p99, such as p99: 20ms; found: neither",
+    ),
+    "a measure without a limit": (
+        "  ece: {max: 0.05}",
+        "  brier: {margin: 0.1}",
+        None,
+        "gate.brier.max is wrong\n  expected: max, or not_worse_than: champion; found: neither",
+    ),
+    "a size that is none": (
+        "  ece: {max: 0.05}",
+        "  size: {max: 5 apples}",
+        None,
+        "gate.size.max is wrong\n  expected: a number of bytes, or a number and a unit, such as 50 MB or 1.5 GiB",
+    ),
+    "a metric that is not measured": (
+        "  ece: {max: 0.05}",
+        "  own: {include.money:cost: {max: 3}}",
+        None,
+        "gate.own names include.money:cost\n  expected: one of train.metrics: it names none; found",
+    ),
     "a parameter that may not differ": (
         "  cluster: local",
         "  search: {trials: 3, space: {stop_on: [auc, logloss]}}",
@@ -504,7 +528,7 @@ WRONG = {
         "  ece: {max: 0.05}",
         "  approval: {by: role}",
         None,
-        "gate.approval is not a key of the spec\n  expected: one of auc, baseline, ece, slices",
+        "gate.approval is not a key of the spec\n  expected: one of auc, baseline, brier, ece, latency",
     ),
     "a target in a cloud": (
         "target: local",
@@ -603,6 +627,17 @@ def test_the_spec_of_the_demonstration_and_that_of_the_tests_are_sound(tmp_path)
     path = tmp_path / "orders.yaml"
     path.write_text(shops.spec_text(tmp_path))
     assert load_spec(path).source.joins[1].columns["opened"].type == "int", "the short form of a looked-up column"
+
+
+def test_the_gates_of_the_documentation_are_taken(tmp_path):
+    blocks = (FLIGHTS.parents[2] / "docs/howto/gate.md").read_text().split("```yaml\n")[1:]
+    assert blocks
+    for block in blocks:
+        shown = yaml.load(block.split("```")[0], SpecLoader)
+        whole = yaml.load(FLIGHTS.read_text(), SpecLoader)
+        path = tmp_path / "flights.yaml"
+        path.write_text(yaml.safe_dump(whole | shown | {"train": whole["train"] | shown.get("train", {})}))
+        load_spec(path)
 
 
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(refused):

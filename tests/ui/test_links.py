@@ -9,6 +9,7 @@ from airflow_provider_sml.links import pages
 from airflow_provider_sml.operators.costs import CostReportOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
+from airflow_provider_sml.operators.gate import GateOperator
 from airflow_provider_sml.operators.monitoring import (
     DriftReportOperator,
     RequestRetrainingOperator,
@@ -18,7 +19,6 @@ from airflow_provider_sml.operators.sampling import SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
-    GateOperator,
     RegisterModelOperator,
     TrainXGBoostOperator,
 )

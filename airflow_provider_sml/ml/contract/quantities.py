@@ -1,4 +1,4 @@
-"""Durations and shares as people write them in YAML: ``36h``, ``120 days``, ``10m``, ``1%``, ``0.01``."""
+"""Durations, shares and sizes as people write them in YAML: ``36h``, ``120 days``, ``20ms``, ``1%``, ``50 MB``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 EXPECTED = "x-expected"
 _A_DURATION = "a number and a unit, such as 10m, 36h or 120 days"
 _A_SHARE = "a share from 0 to 1, such as 0.01 or 1%"
+_A_SIZE = "a number of bytes, or a number and a unit, such as 50 MB or 1.5 GiB"
 _UNITS = {
+    "ms": 0.001,
     "s": 1, "second": 1, "seconds": 1,
     "m": 60, "min": 60, "minute": 60, "minutes": 60,
     "h": 3600, "hour": 3600, "hours": 3600,
     "d": 86400, "day": 86400, "days": 86400,
     "w": 604800, "week": 604800, "weeks": 604800,
+}  # fmt: skip
+_BYTES = {
+    "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -53,6 +58,19 @@ def share(value: Any) -> float:
     return float(value)
 
 
+def size(value: Any) -> int:
+    """Read a number of bytes.
+
+    :param value: text such as ``"50 MB"``, or a whole number of bytes above 0.
+    :raises ValueError: when it is neither.
+    """
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip().lower())) and match.group(2) in _BYTES:
+        value = int(float(match.group(1)) * _BYTES[match.group(2)])
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"expected {_A_SIZE}")
+    return value
+
+
 def _write_duration(value: dt.timedelta) -> str:
     seconds = value.total_seconds()
     return f"{int(seconds)}s" if seconds.is_integer() else f"{seconds:.6f}s"
@@ -81,6 +99,19 @@ Share = Annotated[
                 {"type": "string", "pattern": r"^\s*(100(\.0+)?|\d{1,2}(\.\d+)?)\s*%\s*$"},
             ],
             EXPECTED: _A_SHARE,
+        }
+    ),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([kKmMgG][iI]?)?[bB]\s*$"},
+            ],
+            EXPECTED: _A_SIZE,
         }
     ),
 ]

@@ -3,11 +3,13 @@
 Measures with intervals, metrics of one's own, calibration before and after recalibration, lift, slices, windows of
 time, a plain baseline (the label's rate by a few columns in the training rows) and, where there is one, the champion on
 the very same rows. Written as ``evaluation.json``, as one HTML page, and its pictures as SVG files beside it, which all
-go to MLflow with the version.
+go to MLflow with the version. The predictions are kept beside them (``predictions.parquet``): label, score, the
+champion's score and the columns of the slices, without any key, for the gate's statistics.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +31,9 @@ from airflow_provider_sml.ml.training.evaluation_page import evaluation_page
 from airflow_provider_sml.ml.training.pictures import evaluation_pictures, model_pictures
 from airflow_provider_sml.ml.training.toll import TOLL
 from airflow_provider_sml.refs import EvaluationRef, SampleRef
+
+#: The file of the predictions, beside ``evaluation.json``.
+PREDICTIONS = "predictions.parquet"
 
 
 def evaluate(
@@ -62,6 +67,8 @@ def evaluate(
     scores = recalibrate(raw, bundle.recalibration or 1.0)
     own = custom_metrics(bundle.lineage.get("params", {}))
     measured, small = parts.slices(test, labels, scores, slices, min_rows)
+    compared, theirs = (None, None) if champion is None else _against(test, labels, scores, own, *champion)
+    folder.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(sample)
     result: dict[str, Any] = {
         "model": bundle.name,
@@ -82,10 +89,10 @@ def evaluate(
         "min_rows": min_rows,
         "slices": measured,
         "slices_not_measured": small,
-        "champion": None if champion is None else _against(test, labels, scores, own, *champion),
+        "champion": compared,
+        "predictions": _keep(folder, labels, scores, theirs, {name: parts.names(test, name) for name in slices}),
         "toll": {key: value for key, value in bundle.lineage.items() if key in TOLL},
     }
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(result, indent=1))
     pictures = model_pictures(bundle, result["importance"]) | evaluation_pictures(result)
     for name, (_, svg) in pictures.items():
@@ -154,18 +161,33 @@ def _compared(labels: np.ndarray, scores: np.ndarray, others: np.ndarray) -> dic
 
 def _against(
     test: pa.Table, labels: np.ndarray, scores: np.ndarray, own: Sequence[Metric], version: str, champion: Bundle
-) -> dict[str, Any]:
-    """The champion on the same rows. It computes its features itself: a feature of the same name may have changed."""
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The champion on the same rows, and its scores. It computes its features itself: a feature of the same name may
+    have changed."""
     scorer = Scorer(champion)
     missing = data.missing_columns(test, scorer.columns)
     if missing:
-        return {"version": version, "comparable": False, "missing": missing}
+        return {"version": version, "comparable": False, "missing": missing}, None
     theirs = scorer.score(data.vectors(test, scorer.columns))
     found = _compared(labels, scores, theirs)
     for metric in own:
         found[metric.name] = metric.measure(labels, theirs)
         found["difference"][metric.name] = asdict(metrics.resampled(_Gap(metric), labels, scores, theirs))
-    return {"version": version, "comparable": True} | found
+    return {"version": version, "comparable": True} | found, theirs
+
+
+def _keep(
+    folder: Path, labels: np.ndarray, scores: np.ndarray, theirs: np.ndarray | None, slices: Mapping[str, pa.Array]
+) -> dict[str, Any]:
+    """Write the predictions; gives what names them, and their digest."""
+    columns: dict[str, Any] = {"label": labels.astype("int8"), "score": scores}
+    columns["champion"] = pa.nulls(len(labels), pa.float64()) if theirs is None else theirs
+    columns |= {f"by {name}": values for name, values in slices.items()}
+    path = folder / PREDICTIONS
+    storage.write_table(pa.table(columns), path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": PREDICTIONS, "rows": len(labels), "columns": list(slices), "sha256": digest}
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,31 @@ def differences(
     return _named(_minus(ours.values, theirs.values), drawn)
 
 
+def spread(
+    labels: np.ndarray, scores: np.ndarray, others: np.ndarray, measure: str, repeats: int = 200, seed: int = 7
+) -> tuple[float, float, float]:
+    """How far two models lie apart in one measure on the same rows, with the paired bootstrap's standard error.
+
+    The standard error is the standard deviation over the draws (Efron and Tibshirani 1993, algorithm 6.1).
+
+    :param labels: shape (n,).
+    :param scores: shape (n,).
+    :param others: of the other model, shape (n,).
+    :param measure: one of ``MEASURES``.
+    :param repeats: bootstrap draws; one is held in memory at a time.
+    :param seed: of the draws.
+    :returns: the difference, its standard error, and the share of the draws in which the measure has a value.
+    """
+    which = MEASURES.index(measure)
+    ours, theirs = _Measured(labels, scores), _Measured(labels, others)
+    drawn = np.array(
+        [ours.of(weights)[which] - theirs.of(weights)[which] for weights in _draws(len(labels), repeats, seed)]
+    )
+    valued = drawn[~np.isnan(drawn)]
+    error = float(np.std(valued, ddof=1)) if len(valued) > 1 else float("nan")
+    return ours.values[which] - theirs.values[which], error, len(valued) / repeats
+
+
 def _minus(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(one - other for one, other in zip(ours, theirs, strict=True))
 

@@ -35,13 +35,13 @@ def slices(
     """
     found, small = [], []
     for name in by:
-        values = np.array(["NULL" if value is None else str(value) for value in test.column(name).to_pylist()])
-        names, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+        values = np.array(names(test, name).to_pylist())
+        known, which, counts = np.unique(values, return_inverse=True, return_counts=True)
         for number in np.flatnonzero(counts >= min_rows):
             inside = which == number
             found.append(
                 {
-                    "column": name, "value": str(names[number]),
+                    "column": name, "value": str(known[number]),
                     **_measures(labels[inside], scores[inside]), "auc": _auc(labels[inside], scores[inside]),
                 }
             )  # fmt: skip
@@ -51,10 +51,19 @@ def slices(
             small.append(
                 {
                     "column": name, "values": len(left), "rows": int(counts[left].sum()),
-                    "largest": [{"value": str(names[n]), "rows": int(counts[n])} for n in largest],
+                    "largest": [{"value": str(known[n]), "rows": int(counts[n])} for n in largest],
                 }
             )  # fmt: skip
     return found, small
+
+
+def names(test: pa.Table, column: str) -> pa.Array:
+    """The slice of each row by a column; NULL is a slice like any other.
+
+    :param test: the rows.
+    :param column: whose values make the slices.
+    """
+    return pa.array(["NULL" if value is None else str(value) for value in test.column(column).to_pylist()], pa.string())
 
 
 def by_time(test: pa.Table, labels: np.ndarray, scores: np.ndarray, min_rows: int) -> dict[str, Any]:
