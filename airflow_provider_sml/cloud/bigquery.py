@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow_provider_sml.cloud.clients import open_client
 from airflow_provider_sml.cloud.remote_job import Adapter, JobState, JobStatus
@@ -118,6 +119,20 @@ class BigQueryPublishJob(Adapter):
             "bytes_billed": publish.total_bytes_billed,
             "slot_ms": publish.slot_millis,
         }
+
+    def page(self, job_id: str) -> str:
+        """The page in the console of the step that runs, or that ran last."""
+        try:
+            client = self._client()
+            found = self._find(client, f"{job_id}-publish") or self._find(client, f"{job_id}-load")
+        except Exception:  # a page to look at is no reason to fail
+            return ""
+        location = found and (found.location or self.location)
+        if not location:
+            return ""
+        project = quote(self.project, safe="")
+        job = f"!1m5!1m4!1m3!1s{project}!2s{quote(found.job_id, safe='')}!3s{quote(location, safe='')}"
+        return f"https://console.cloud.google.com/bigquery?project={project}&ws={job}"
 
     def cancel(self, job_id: str) -> None:
         """Cancel both steps; what the script had done is rolled back."""

@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.prices import price
@@ -116,6 +116,18 @@ class EmrServerlessJob(AwsJob):
         }  # fmt: skip
         return {**_recorded_output(run, self.output), "usage": usage}
 
+    def page(self, job_id: str) -> str:
+        """The run's logs in the console, or the list of applications where none are kept in S3.
+
+        A run's own page belongs to an EMR Studio, whose address no API tells, and the address of its Spark UI
+        (GetDashboardForJobRun) holds a token, which has no place in a link.
+        """
+        if not self.log_uri:
+            return self.console("emr/home?region={region}#/serverless")
+        place = urlsplit(self._log_folder(job_id))
+        prefix = quote(place.path.lstrip("/"), safe="/")
+        return self.console(f"s3/buckets/{quote(place.netloc)}?region={{region}}&prefix={prefix}")
+
     def cancel(self, job_id: str) -> None:
         """Cancel the run; one that has ended stays as it is."""
         try:
@@ -172,8 +184,10 @@ class EmrServerlessJob(AwsJob):
         """Where the driver's log lies (EMR Serverless User Guide, "Logging jobs")."""
         if not self.log_uri:
             return "no log_uri was given, so its log is in the application's console only"
-        place = f"{self.log_uri.rstrip('/')}/applications/{self.application_id}/jobs/{job_id}/SPARK_DRIVER/"
-        return f"log: {place}"
+        return f"log: {self._log_folder(job_id)}SPARK_DRIVER/"
+
+    def _log_folder(self, job_id: str) -> str:
+        return f"{self.log_uri.rstrip('/')}/applications/{self.application_id}/jobs/{job_id}/"
 
     def _log(self, job_id: str) -> str:
         """The driver's log, as far as it can be read."""

@@ -3,11 +3,23 @@
 Indicative prices on demand in USD per hour, of the order of those of us-east-1. Nobody has checked them against the
 vendor's price list, they know no discounts and no regions: give your own wherever an estimate matters. A missing entry
 gives no estimate.
+
+The environment variable SML_PRICES names a YAML or JSON file whose entries go before those of this table, for every
+estimate; ``null`` says that a price is not known. The ``prices`` of an operator go before both.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_sml.errors import ConfigurationError
+
+#: Names the file of a user's own prices.
+VARIABLE = "SML_PRICES"
 
 #: USD per hour, except for what is named otherwise. SageMaker: per instance type, for training and for endpoints alike
 #: where one figure is given.
@@ -72,12 +84,52 @@ def price(what: str, own: Mapping[str, float] | None = None) -> float | None:
     """USD per hour of something, or None when nobody knows.
 
     :param what: key of the table, such as an instance type.
-    :param own: prices that go before those of the table.
+    :param own: prices that go before those of the file and of the table.
+    :raises ConfigurationError: when the file of SML_PRICES cannot be read, or holds something else.
     """
-    return (own or {}).get(what, PRICES.get(what))
+    for table in (own or {}, _file(), PRICES):
+        if what in table:
+            return table[what]
+    return None
 
 
 def estimate(what: str, hours: float, own: Mapping[str, float] | None = None) -> float | None:
     """USD for some hours, to a tenth of a cent; None when the price is not known."""
     found = price(what, own)
     return None if found is None else round(found * hours, 4)
+
+
+def _file() -> Mapping[str, float | None]:
+    """The user's own prices; none where no file is named."""
+    name = os.environ.get(VARIABLE, "")
+    if not name:
+        return {}
+    try:
+        return _read(name, os.stat(name).st_mtime_ns)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the prices of {VARIABLE} cannot be read", expected="a YAML or JSON file", found=error
+        ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, changed: int) -> Mapping[str, float | None]:
+    import yaml
+
+    try:
+        found: Any = yaml.safe_load(Path(name).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(
+            f"the prices in {name} are no YAML", expected="a YAML or JSON file", found=error
+        ) from error
+    wrong = [
+        f"{key}: {value!r}"
+        for key, value in (found.items() if isinstance(found, dict) else [("file", found)])
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0)
+    ]
+    if wrong:
+        raise ConfigurationError(
+            f"the prices in {name} are not right", expected="USD by name, such as ml.m5.large: 0.115, or null",
+            found="; ".join(wrong)[:300],
+        )  # fmt: skip
+    return {str(key): None if value is None else float(value) for key, value in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
@@ -24,6 +25,10 @@ class _EndpointChange(AwsJob):
     def endpoint(self) -> Any:
         """The endpoint as SageMaker describes it, or None."""
         return find_endpoint(self)
+
+    def page(self, job_id: str) -> str:
+        """The endpoint's page in the console."""
+        return self.console(f"sagemaker/home?region={{region}}#/endpoints/{quote(self.name, safe='')}")
 
     def cancel(self, job_id: str) -> None:
         """A change of an endpoint cannot be cancelled.
@@ -49,6 +54,15 @@ class SageMakerTraffic(_EndpointChange):
 
         :raises ConfigurationError: when the endpoint or a variant is not there.
         """
+        for service, operation, params in self.plan():
+            self.call(service, operation, **params)
+        return self.name
+
+    def plan(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """The calls that are left to make: service, operation and parameters.
+
+        :raises ConfigurationError: when the endpoint or a variant is not there.
+        """
         found = self.endpoint()
         if found is None:
             raise ConfigurationError(f"there is no endpoint {self.name}", expected="an endpoint", found="none")
@@ -60,15 +74,12 @@ class SageMakerTraffic(_EndpointChange):
                 found=", ".join(f"{name}: {weight}" for name, weight in self.weights.items()),
             )  # fmt: skip
         if self._reached(found):
-            return self.name
+            return []
         if found["EndpointStatus"] != "InService":
             raise JobError(f"endpoint {self.name} is {found['EndpointStatus']}", todo="wait for it; a retry goes on")
         wanted = [{"VariantName": name, "DesiredWeight": float(weight)} for name, weight in self.weights.items()]
-        self.call(
-            _SERVICE, "update_endpoint_weights_and_capacities", EndpointName=self.name,
-            DesiredWeightsAndCapacities=wanted,
-        )  # fmt: skip
-        return self.name
+        params = {"EndpointName": self.name, "DesiredWeightsAndCapacities": wanted}
+        return [(_SERVICE, "update_endpoint_weights_and_capacities", params)]
 
     def status(self, job_id: str) -> JobStatus:
         """Done is when the endpoint serves with the weights."""
@@ -103,18 +114,18 @@ class SageMakerRemoval(_EndpointChange):
         found = self.endpoint()
         if found is None:
             return ""
-        config = found["EndpointConfigName"]
         if found["EndpointStatus"] in ("Creating", "Updating", "RollingBack", "SystemUpdating"):
             raise JobError(f"endpoint {self.name} is {found['EndpointStatus']}", todo="wait for it; a retry goes on")
-        for variant in found.get("ProductionVariants", []):
-            self._quietly(
-                "application-autoscaling", "deregister_scalable_target", ServiceNamespace="sagemaker",
-                ResourceId=f"endpoint/{self.name}/variant/{variant['VariantName']}",
-                ScalableDimension="sagemaker:variant:DesiredInstanceCount",
-            )  # fmt: skip
-        if found["EndpointStatus"] != "Deleting":
-            self._quietly(_SERVICE, "delete_endpoint", EndpointName=self.name)
-        return str(config)
+        for service, operation, params in self._first_calls(found):
+            self._quietly(service, operation, **params)
+        return str(found["EndpointConfigName"])
+
+    def plan(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """The calls that are left to make: service, operation and parameters."""
+        found = self.endpoint()
+        if found is None:
+            return []
+        return self._first_calls(found) + self._last_calls(found["EndpointConfigName"])
 
     def status(self, job_id: str) -> JobStatus:
         """Done is when the endpoint is gone."""
@@ -127,18 +138,36 @@ class SageMakerRemoval(_EndpointChange):
     def result(self, job_id: str) -> dict[str, Any]:
         """Delete the configuration and the models, too, and tell what was deleted."""
         deleted = [self.name]
-        try:
-            config = self.call(_SERVICE, "describe_endpoint_config", EndpointConfigName=job_id) if job_id else {}
-        except AwsRefused:
-            config = {}
-        if config:
-            variants = config["ProductionVariants"] + config.get("ShadowProductionVariants", [])
-            self._quietly(_SERVICE, "delete_endpoint_config", EndpointConfigName=job_id)
-            deleted.append(job_id)
-            for model in {variant["ModelName"] for variant in variants} if self.models else ():
-                self._quietly(_SERVICE, "delete_model", ModelName=model)
-                deleted.append(model)
+        for service, operation, params in self._last_calls(job_id) if job_id else []:
+            self._quietly(service, operation, **params)
+            deleted += params.values()
         return {"endpoint": self.name, "deleted": sorted(set(deleted))}
+
+    def _first_calls(self, found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+        """The scaling goes, and the endpoint."""
+        calls: list[tuple[str, str, dict[str, Any]]] = []
+        for variant in found.get("ProductionVariants", []):
+            target = {
+                "ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{self.name}/variant/{variant['VariantName']}",
+                "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+            }  # fmt: skip
+            calls.append(("application-autoscaling", "deregister_scalable_target", target))
+        if found["EndpointStatus"] != "Deleting":
+            calls.append((_SERVICE, "delete_endpoint", {"EndpointName": self.name}))
+        return calls
+
+    def _last_calls(self, name: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """The configuration goes when the endpoint is gone, and the models where that is wanted."""
+        try:
+            config = self.call(_SERVICE, "describe_endpoint_config", EndpointConfigName=name)
+        except AwsRefused:
+            return []
+        variants = config["ProductionVariants"] + config.get("ShadowProductionVariants", [])
+        models = sorted({variant["ModelName"] for variant in variants}) if self.models else []
+        return [
+            (_SERVICE, "delete_endpoint_config", {"EndpointConfigName": name}),
+            *((_SERVICE, "delete_model", {"ModelName": model}) for model in models),
+        ]
 
     def _quietly(self, service: str, operation: str, **params: Any) -> None:
         try:

@@ -20,7 +20,7 @@ from typing import Any
 
 from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleQuota, GoogleRefused, label
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
-from airflow_provider_sml.cloud.vertex_model import VertexJob, busy, resource_id
+from airflow_provider_sml.cloud.vertex_model import VertexJob, busy, endpoint_page, resource_id
 from airflow_provider_sml.cloud.vertex_spec import Part, VertexSpec, split_of, version_key
 from airflow_provider_sml.errors import DeploymentError, JobError, SmlError
 
@@ -119,6 +119,10 @@ class VertexRollout(VertexJob):
             "version": self.version,
             "cost_usd_per_hour": self.what.hourly_cost(self.prices),
         }
+
+    def page(self, job_id: str) -> str:
+        """The endpoint's page in the console."""
+        return endpoint_page(self.project, self.region, self.name)
 
     def cancel(self, job_id: str) -> None:
         """Take the roll-out back, as far as it has come; one that was completed stays."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleJob, GoogleRefused
 from airflow_provider_sml.cloud.remote_job import job_name
@@ -194,6 +195,17 @@ def resource_id(name: str) -> str:
     """A name as the id of a model or an endpoint: small letters, digits and hyphens, a letter first."""
     fits = re.fullmatch(r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", name)
     return name if fits else f"m-{job_name(name, limit=56)}".lower()
+
+
+def endpoint_page(project: str, region: str, name: str) -> str:
+    """The endpoint's page in Google's console.
+
+    :param project: id of the project.
+    :param region: of the endpoint.
+    :param name: of the endpoint.
+    """
+    place = f"{region}/endpoints/{quote(resource_id(name))}?project={quote(project)}"
+    return f"https://console.cloud.google.com/vertex-ai/locations/{place}"
 
 
 def _created(operation: Any) -> float:

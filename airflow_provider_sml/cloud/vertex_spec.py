@@ -213,12 +213,16 @@ def split_of(share: int, parts: Sequence[Part], previous: Mapping[str, int]) -> 
     :param previous: the traffic before it came; the version gets all when there was none.
     """
     share = share if previous else 100
-    ours = _whole(share, {part.id: part.percent for part in parts})
-    return {key: value for key, value in (ours | _whole(100 - share, previous)).items() if value}
+    ours = whole_shares(share, {part.id: part.percent for part in parts})
+    return {key: value for key, value in (ours | whole_shares(100 - share, previous)).items() if value}
 
 
-def _whole(total: int, weights: Mapping[str, int]) -> dict[str, int]:
-    """Whole numbers that add up to a total and lie next to the proportions of weights."""
+def whole_shares(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Whole numbers that add up to a total and lie next to the proportions of weights.
+
+    :param total: such as 100.
+    :param weights: by name; whole numbers.
+    """
     whole = sum(weights.values()) or 1
     found = {key: total * weight // whole for key, weight in weights.items()}
     by_rest = sorted(weights, key=lambda key: (-(total * weights[key] % whole), key))

@@ -306,5 +306,6 @@ class RollbackModelOperator(DeployModelOperator):
                 f"{self.name} has no earlier version to go back to", expected="a version that was deployed before",
                 found=f"only version {champion.version}" if champion else "no champion",
             )  # fmt: skip
-        registry.set_tags(champion, {"withdrawn_for": earlier[0].version, "withdrawn_by": key})
+        if not self.plan:
+            registry.set_tags(champion, {"withdrawn_for": earlier[0].version, "withdrawn_by": key})
         return earlier[0]

@@ -6,26 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.cloud.remote_job import Adapter
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.endpoints import endpoint_place
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-#: The targets whose endpoints are changed here.
-_TARGETS = ("sagemaker",)
-
 
 class _EndpointOperator(RemoteJobOperator):
-    template_fields: Sequence[str] = ("endpoint", "target", "conn_id", "region")
+    template_fields: Sequence[str] = ("endpoint", "target", "conn_id", "region", "project")
 
     def __init__(
         self,
         *,
         endpoint: str,
         target: str = "sagemaker",
-        conn_id: str = "aws_default",
+        conn_id: str = "",
         region: str = "",
+        project: str = "",
+        plan: bool = False,
         poll_interval: float = 15.0,
         **kwargs: Any,
     ) -> None:
@@ -34,27 +33,42 @@ class _EndpointOperator(RemoteJobOperator):
         self.target = target
         self.conn_id = conn_id
         self.region = region
+        self.project = project
+        self.plan = plan
+
+    #: What a plan says of the cost.
+    _cost = ""
+
+    def run(self, context: Context) -> Any:
+        """Change the endpoint, or print the plan."""
+        if not self.plan:
+            return super().run(context)
+        from airflow_provider_sml.hooks.clients import connected
+        from airflow_provider_sml.operators.plan import show
+
+        job: Any = connected(self.job(context))
+        return show(self.log, f"endpoint {self.endpoint}", job.plan(), self._cost)
 
     def _place(self) -> dict[str, Any]:
-        if self.target not in _TARGETS:
-            raise ConfigurationError(
-                f"endpoints of {self.target!r} are not changed so", expected=", ".join(_TARGETS), found=self.target
-            )
-        return {"name": self.endpoint, "connection": self.conn_id, "region": self.region}
+        return endpoint_place(self.target, self.endpoint, self.conn_id, self.region, self.project)
 
 
 class SetTrafficOperator(_EndpointOperator):
-    """Shares the traffic of an endpoint out among its variants; a repeat finds it so.
+    """Shares the traffic of an endpoint out among its variants or versions; a repeat finds it so.
 
     :param endpoint: name of the endpoint.
-    :param weights: by variant, such as ``{"champion": 80, "challenger": 20}``; only their proportions count.
-    :param target: ``sagemaker``.
-    :param conn_id: connection of the cloud.
-    :param region: the region; the connection's when empty.
+    :param weights: on SageMaker by variant, such as ``{"champion": 80, "challenger": 20}``; on Vertex AI by version of
+        the model or id of a deployed model, such as ``{"1": 80, "2": 20}``. Only their proportions count.
+    :param target: ``sagemaker`` or ``vertex``.
+    :param conn_id: connection of the cloud; ``aws_default`` or ``google_cloud_default`` when empty.
+    :param region: the region; of SageMaker the connection's when empty.
+    :param project: of Vertex AI; the connection's when empty.
+    :param plan: print the exact calls that are left to make, and change nothing.
     """
 
     template_fields: Sequence[str] = (*_EndpointOperator.template_fields, "weights")
     ui_color = "#c9ead9"
+    _cost = "as before: no machine comes or goes"
 
     def __init__(self, *, weights: Mapping[str, float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -63,9 +77,14 @@ class SetTrafficOperator(_EndpointOperator):
     def job(self, context: Context) -> Adapter:
         """The change of weights."""
         place = self._place()
+        weights = {name: float(weight) for name, weight in self.weights.items()}
+        if self.target == "vertex":
+            from airflow_provider_sml.cloud.vertex_changes import VertexTraffic
+
+            return VertexTraffic(**place, weights=weights)
         from airflow_provider_sml.cloud.sagemaker_changes import SageMakerTraffic
 
-        return SageMakerTraffic(**place, weights={name: float(weight) for name, weight in self.weights.items()})
+        return SageMakerTraffic(**place, weights=weights)
 
 
 class DeleteEndpointOperator(_EndpointOperator):
@@ -75,12 +94,15 @@ class DeleteEndpointOperator(_EndpointOperator):
 
     :param endpoint: name of the endpoint.
     :param models: delete the cloud's models, too.
-    :param target: ``sagemaker``.
-    :param conn_id: connection of the cloud.
-    :param region: the region; the connection's when empty.
+    :param target: ``sagemaker`` or ``vertex``.
+    :param conn_id: connection of the cloud; ``aws_default`` or ``google_cloud_default`` when empty.
+    :param region: the region; of SageMaker the connection's when empty.
+    :param project: of Vertex AI; the connection's when empty.
+    :param plan: print the exact calls that are left to make, and change nothing.
     """
 
     ui_color = "#eeeeee"
+    _cost = "nothing any more, of this endpoint"
 
     def __init__(self, *, models: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -89,6 +111,10 @@ class DeleteEndpointOperator(_EndpointOperator):
     def job(self, context: Context) -> Adapter:
         """The removal."""
         place = self._place()
+        if self.target == "vertex":
+            from airflow_provider_sml.cloud.vertex_changes import VertexRemoval
+
+            return VertexRemoval(**place, models=self.models)
         from airflow_provider_sml.cloud.sagemaker_changes import SageMakerRemoval
 
         return SageMakerRemoval(**place, models=self.models)

@@ -10,6 +10,8 @@ from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, announce
+from airflow_provider_sml.operators.openlineage import Data
+from airflow_provider_sml.operators.openlineage import table as table_of
 from airflow_provider_sml.refs import DifferenceRef, MaintenanceRef, SampleRef, SnapshotRef, TagRef
 
 if TYPE_CHECKING:
@@ -191,6 +193,10 @@ class RollbackTableOperator(_VersionsOperator):
         self.log.info("%s: snapshot %d is the current one again; %s", self.table, snapshot_id, days)
         announce(context, {"first": found.first, "last": found.last, "snapshot_id": str(snapshot_id)})
         return found
+
+    def datasets(self, result: SnapshotRef) -> tuple[list[Data], list[Data]]:
+        """The table, in the state that it has again."""
+        return [], [table_of(result.lake, result.table, rows=result.rows, version=str(result.snapshot_id))]
 
 
 class DiffSnapshotsOperator(_VersionsOperator):

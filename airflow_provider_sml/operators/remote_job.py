@@ -76,14 +76,17 @@ class RemoteJobOperator(SmlOperator):
             raise JobError(f"job {job.name} was cancelled: the task was killed")
         until = time.time() + self.deadline.total_seconds() if self.deadline else None
         self.log.info("job %s runs as %s", job.name, job_id)
-        if page := job.page(job_id):
-            context["ti"].xcom_push(key=CONSOLE, value=page)
+        _link(context, job, job_id)
         if self.deferrable:
             from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
 
             trigger = RemoteJobTrigger(job.describe(), job_id, self.poll_interval, until)
             self.defer(trigger=trigger, method_name="resume")
         job_id = self._wait(job, job_id, JobWatch(job.name, until))
+        return self._end(context, job, job_id)
+
+    def _end(self, context: Context, job: Any, job_id: str) -> Any:
+        _link(context, job, job_id)  # the page of the last step, or of another try, is another one
         return self.finish(context, job.result(job_id))
 
     def _submit(self, job: Any) -> str:
@@ -131,7 +134,7 @@ class RemoteJobOperator(SmlOperator):
         if event["action"] == "again":
             return self.run(context)
         job: Any = connected(Adapter.load(event["described"]))
-        return self.finish(context, job.result(event["job_id"]))
+        return self._end(context, job, event["job_id"])
 
     def on_kill(self) -> None:
         """Cancel the job that this task waits for, or is about to submit."""
@@ -139,3 +142,9 @@ class RemoteJobOperator(SmlOperator):
         if self._running:
             job, job_id = self._running
             job.cancel(job_id)
+
+
+def _link(context: Context, job: Any, job_id: str) -> None:
+    """Let the task's link lead to the job's page."""
+    if page := job.page(job_id):
+        context["ti"].xcom_push(key=CONSOLE, value=page)

@@ -10,6 +10,7 @@ from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.operators.base import lineage, run_key
 from airflow_provider_sml.operators.cost import Cost, training_cost
+from airflow_provider_sml.operators.openlineage import Data
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import TrainingJobRef
 
@@ -138,3 +139,10 @@ class SageMakerTrainOperator(RemoteJobOperator):
     def costs(self, result: Any) -> list[Cost]:
         """What the job cost; nothing for a plan."""
         return [training_cost("SageMaker training", result)] if isinstance(result, TrainingJobRef) else []
+
+    def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
+        """The channels' folders, and the folder that the job's model lies in; nothing for a plan."""
+        if not isinstance(result, TrainingJobRef):
+            return [], []
+        read = [Data(uri) for uri in self.inputs.values()]
+        return read, [Data(self.output_path, version=result.job)]

@@ -131,6 +131,8 @@ class SearchHyperparametersOperator(SmlOperator):
         check_search(search)
         with Cluster(place.cluster, self.parallel * self.workers, place.patience, self.spot) as made:
             found = search_for(search, made, folder, lambda line: self.log.info("%s", line), lambda: self._killed)
+        began = context["dag_run"].start_date.timestamp()
+        self._spent = [trial.usd for trial in found.trials if trial.started >= began and trial.usd is not None]
         report = Path(self.reports or f"{home()}/reports") / name / "search" / found.search_id
         write_report(found, report)
         value = found.value(found.best)
@@ -162,9 +164,15 @@ class SearchHyperparametersOperator(SmlOperator):
             patience=patience, machine=machine,
         )  # fmt: skip
 
+    #: USD of the trials of this DAG run, its earlier tries included.
+    _spent: Sequence[float] = ()
+
     def costs(self, result: Any) -> list[Cost]:
-        """What the trials cost, where a price was given."""
-        return [] if result.usd is None else [Cost(what=f"search on {self.workers} workers a trial", usd=result.usd)]
+        """What the trials of this DAG run cost, where a price was given; an earlier run has told those of its own."""
+        if result.usd is None:
+            return []
+        what = f"search on {self.workers} workers a trial, {len(self._spent)} trials in this run"
+        return [Cost(what=what, usd=round(sum(self._spent), 4))]
 
     def datasets(self, result: SearchRef) -> tuple[list[Data], list[Data]]:
         """The sample's rows for training and validation, and the search."""

@@ -10,6 +10,7 @@ from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.operators.base import lineage, run_key
 from airflow_provider_sml.operators.cost import Cost, training_cost
+from airflow_provider_sml.operators.openlineage import Data
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import TrainingJobRef
 
@@ -143,3 +144,9 @@ class VertexTrainOperator(RemoteJobOperator):
     def costs(self, result: Any) -> list[Cost]:
         """What the job cost; nothing for a plan."""
         return [training_cost("Vertex AI training", result)] if isinstance(result, TrainingJobRef) else []
+
+    def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
+        """The folder that the job's model lies in; what it reads is the container's own matter. Nothing for a plan."""
+        if not isinstance(result, TrainingJobRef):
+            return [], []
+        return [], [Data(self.output_path, version=result.job)]

@@ -44,6 +44,11 @@ def test_a_run_is_started_watched_and_tells_what_it_used(cloud, make):
     cloud.clock.advance(1000)
     assert job.status(made).state is JobState.SUCCEEDED
     result = job.result(made)
+    console = "https://us-east-1.console.aws.amazon.com"
+    assert job.page(made) == f"{console}/emr/home?region=us-east-1#/serverless"
+    logs = f"logs/a%20b/applications/{job.application_id}/jobs/{made}/"
+    wanted = f"{console}/s3/buckets/lake?region=us-east-1&prefix={logs}"
+    assert make(log_uri="s3://lake/logs/a b/").page(made) == wanted
     assert result["uri"] == "s3://lake/stage/1"
     assert result["usage"]["vcpu_hours"] == 1.0
     assert result["usage"]["cost_usd"] == pytest.approx(0.052624 + 4 * 0.0057785, abs=2e-3)

@@ -1,11 +1,21 @@
 """A fake AWS account whose clock moves with every call, and a registered model that can be deployed."""
 
+import os
 import shutil
 
 import boto3
 import pytest
 
+from tests import faults
 from tests.toy import register_versions
+
+
+@pytest.fixture(scope="session", autouse=True)
+def faults_page():
+    """Write docs/faults.md where the environment asks for it, once all tests have run."""
+    yield
+    if target := os.environ.get("SML_WRITE_FAULTS"):
+        faults.write(target)
 
 
 @pytest.fixture

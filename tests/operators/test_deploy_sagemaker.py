@@ -147,6 +147,12 @@ def test_going_back_takes_alias_and_endpoint_together(deploy, cloud, registry):
     result = deploy(operator="RollbackModelOperator", retries=1)
     assert (result.state, result.results["deploy"]["version"]) == ("success", "2")
     assert champion(registry) == "2" and config(cloud).startswith("toy-v2-")
+    planned = deploy(operator="RollbackModelOperator", more="plan=True").results["deploy"]
+    assert "sagemaker:update_endpoint" in planned["calls"]
+    assert champion(registry) == "2" and config(cloud).startswith("toy-v2-"), "a plan changes nothing"
+    assert "withdrawn_by" not in {
+        key for key, value in registry.tags(registry.version("toy", version="2")).items() if value
+    }
     assert deploy(operator="RollbackModelOperator").results["deploy"]["version"] == "1"
     assert deploy(operator="RollbackModelOperator").state == "failed"
     assert champion(registry) == "1"

@@ -1,9 +1,11 @@
-"""Traffic, removal and the sensor of endpoints, through ``dag.test()`` against the fake SageMaker."""
+"""Traffic, removal and the sensor of endpoints, through ``dag.test()`` against the fake clouds."""
 
 import pytest
 
 from airflow_provider_sml.cloud.sagemaker_endpoint import SageMakerRollout
-from airflow_provider_sml.hooks.clients import AwsHookClients
+from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
+from airflow_provider_sml.hooks.clients import AwsHookClients, GoogleHookClients
+from airflow_provider_sml.testing.google.vertex_containers import Scoring
 
 DAG_FILE = """
 from datetime import timedelta
@@ -84,6 +86,26 @@ def test_deleting_what_is_gone_is_well(run, cloud):
     assert run(DELETE).state == "success"
 
 
+def test_plans_show_the_calls_and_change_nothing(run, cloud, endpoint, capfd):
+    def planned(task):
+        result = run(task.replace("poll_interval=0.01", "plan=True"))
+        assert result.state == "success"
+        [plan] = result.results.values()
+        return plan["calls"]
+
+    before = len(cloud.calls)
+    assert planned(TRAFFIC.format(weights={"champion": 60, "challenger": 40})) == [
+        "sagemaker:update_endpoint_weights_and_capacities"
+    ]
+    assert '"DesiredWeight": 60.0' in capfd.readouterr().out
+    calls = planned(DELETE)
+    assert calls[0] == calls[1] == "application-autoscaling:deregister_scalable_target"
+    assert calls[2:] == [
+        f"sagemaker:{name}" for name in ("delete_endpoint", "delete_endpoint_config", *["delete_model"] * 2)
+    ]
+    assert all(call.operation.startswith("Describe") for call in cloud.calls[before:])
+
+
 SENSOR = "EndpointSensor(task_id='wait', endpoint='churn', version={version!r}, poke_interval=0.01, timeout={timeout})"
 
 
@@ -99,3 +121,67 @@ def test_the_sensor_fails_when_the_endpoint_has(run, cloud):
     submit("1")
     assert run(SENSOR.format(version="", timeout=60)).state == "failed"
     assert cloud.sagemaker.endpoint("churn").timeline.at(cloud.clock.now()).state == "Failed"
+
+
+# --- Vertex AI --------------------------------------------------------------------------------------------------------
+
+ON_VERTEX = "target='vertex', region='europe-west1'"
+
+
+@pytest.fixture
+def run_on_vertex(dag_project, google, monkeypatch):
+    """Runs a task against an endpoint on which version 1 serves, and version 2 is deployed beside it."""
+    monkeypatch.setattr("airflow_provider_sml.cloud.vertex_model.POLL_SECONDS", 0.01)
+    google.vertex.endpoints.container = lambda project, model: Scoring(
+        lambda body, kind: (200, b"", kind), lambda: None
+    )
+    google.clock.per_call = 60
+    spec = {"image": "europe-docker.pkg.dev/p/i/serve:1", "artifact": "gs://models/churn", "steps": [20, 100]}
+    for version, share in (("1", 100), ("2", 20)):
+        rollout = VertexRollout(
+            name="churn", model="churn", version=version, spec=spec, project="fake-project", region="europe-west1"
+        ).connect(GoogleHookClients("google_cloud_default", "europe-west1"))
+        made = rollout.submit()
+        assert any(rollout.status(made).message in ("", f"{share} percent") for _ in range(50))
+        if version == "1":
+            rollout.complete()
+
+    def run(task, retries=0):
+        file = dag_project.write("churn_endpoint.py", DAG_FILE.format(task=task, retries=retries))
+        return dag_project.run(file, "churn_endpoint")
+
+    return run
+
+
+def traffic(google):
+    [endpoint] = google.vertex.endpoints.endpoints.values()
+    return sorted(endpoint.traffic.values())
+
+
+def test_traffic_plan_sensor_and_removal_on_vertex(run_on_vertex, google):
+    common = f"task_id='t', endpoint='churn', {ON_VERTEX}"
+    set_traffic = f"SetTrafficOperator({common}, poll_interval=0.01, weights={{weights}})"
+    sensor = f"EndpointSensor({common}, version={{version!r}}, poke_interval=0.01, timeout=1)"
+    assert traffic(google) == [20, 80]
+    plan = set_traffic.format(weights={"1": 1, "2": 2}).replace("poll_interval=0.01", "plan=True")
+    assert run_on_vertex(plan).results["t"]["calls"] == ["aiplatform:update_endpoint"]
+    assert run_on_vertex(set_traffic.format(weights={"3": 1}), retries=2).state == "failed"
+    assert run_on_vertex(sensor.format(version="2")).state == "failed"
+    assert traffic(google) == [20, 80]
+    google.faults.add("drop_after", "UpdateEndpoint")
+    assert run_on_vertex(set_traffic.format(weights={"1": 1, "2": 2}), retries=1).results["t"]["weights"] == {
+        "1": 33, "2": 67
+    }  # fmt: skip
+    assert run_on_vertex(set_traffic.format(weights={"2": 1})).state == "success"
+    for version in ("2", ""):
+        assert run_on_vertex(sensor.format(version=version)).state == "success"
+    delete = f"DeleteEndpointOperator({common}, poll_interval=0.01)"
+    assert run_on_vertex(delete.replace("poll_interval=0.01", "plan=True")).results["t"]["calls"] == [
+        f"aiplatform:{name}" for name in ["undeploy_model"] * 2 + ["delete_endpoint"] + ["delete_model_version"] * 2
+    ]
+    google.faults.add("drop_after", "UndeployModel")
+    result = run_on_vertex(delete, retries=1)
+    assert result.state == "success" and result.results["t"]["deleted"] == ["churn", "churn@1", "churn@2"]
+    assert (google.vertex.endpoints.endpoints, google.vertex.models.models, google.bill.running()) == ({}, {}, [])
+    assert run_on_vertex(delete).state == "success"
+    assert run_on_vertex(delete.replace("region='europe-west1'", "region=''"), retries=2).state == "failed"

@@ -1,13 +1,13 @@
 """Each fault, met by the official operator and by ours: what the task says, and what it costs.
 
-``scripts/faults.sh`` writes the table of docs/faults.md from these runs.
+``scripts/faults.sh`` writes the first table of docs/faults.md from these runs.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+
+from tests import faults
 
 #: botocore's patience with a call, set by AWS_MAX_ATTEMPTS; its default of 5 takes longer and shows the same.
 BOTOCORE_TRIES = 2
@@ -65,6 +65,10 @@ class Case:
     interval: float = 0.01
 
 
+def _creation(kind):
+    return {"kind": kind, "operation": "CreateTrainingJob", "times": BOTOCORE_TRIES}
+
+
 POLLS_FAIL = {"kind": "server_error", "operation": "DescribeTrainingJob", "skip": 3, "times": BOTOCORE_TRIES}
 CASES = [
     Case("no fault", (), ("success", 1, 0), ("success", 1, 0)),
@@ -103,8 +107,31 @@ CASES = [
         "the permission is missing", ({"kind": "denied", "operation": "CreateTrainingJob", "times": 9},),
         ("failed", 0, 0), ("failed", 0, 0), retries=2,
     ),
+    Case(
+        "the token expires while it waits", ({"kind": "expired_token", "operation": "DescribeTrainingJob", "skip": 3},),
+        ("failed", 1, 1), ("success", 1, 0),
+    ),
+    Case(
+        "the quota of the machine type is reached", ({"kind": "quota", "operation": "CreateTrainingJob"},),
+        ("failed", 0, 0), ("success", 1, 0), instances=("ml.m5.xlarge", "ml.m5.2xlarge"),
+    ),
+    Case(
+        "the creation is throttled, longer than botocore is patient", (_creation("throttle"),),
+        ("failed", 0, 0), ("success", 1, 0),
+    ),
+    Case(
+        "the creation fails inside AWS (status 500), longer than botocore is patient", (_creation("server_error"),),
+        ("failed", 0, 0), ("success", 1, 0),
+    ),
+    Case(
+        "the connection is lost before the creation has an effect, longer than botocore is patient",
+        (_creation("drop_before"),), ("failed", 0, 0), ("success", 1, 0),
+    ),
+    Case(
+        "the machines come half an hour late", ({"kind": "slow", "operation": "CreateTrainingJob"},),
+        ("success", 1, 0), ("success", 1, 0),
+    ),
 ]  # fmt: skip
-ROWS: list[str] = []
 
 
 @pytest.fixture
@@ -114,27 +141,13 @@ def patient(cloud, monkeypatch):
     return cloud
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table():
-    """Write the table where the environment asks for it, once all cases have run."""
-    yield
-    target = os.environ.get("SML_WRITE_FAULTS")
-    if target:
-        Path(target).write_text(_page(sorted(ROWS)))
-
-
 def measure(cloud, result):
-    """State, jobs created and jobs left running; and more for the table."""
+    """State, jobs created and jobs left running; and the cell of the table."""
     cloud.clock.per_call = 0
     cloud.clock.advance(300)
-    created = len(cloud.sagemaker.jobs)
-    running = len(cloud.bill.running())
-    cost = cloud.bill.total()
-    made = len(str(result.results.get("run", "")))
+    found = (result.state, len(cloud.sagemaker.jobs), len(cloud.bill.running()))
     tries = cloud.calls.count("CreateTrainingJob")
-    return (result.state, created, running), f"{_words(result.state, created, running)}; {cost:.4f} USD, {made} B, " + (
-        f"{tries} creations asked"
-    )
+    return found, faults.jobs_cell(*found, cloud.bill.total(), result.results.get("run"), tries)
 
 
 @pytest.mark.parametrize("who", ["official", "ours"])
@@ -153,7 +166,7 @@ def test_training(dag_project, patient, case, who):
         ours=f"{spot}{case.ours_more}{',' if case.ours_more else ''}{case.both}",
     )  # fmt: skip
     found, words = measure(cloud, dag_project.run(dag_project.write("faults.py", text), who))
-    ROWS.append(f"{CASES.index(case):02d}\0{case.title}\0{who}\0{words}")
+    faults.note("sagemaker", CASES.index(case), case.title, who, words)
     assert found == getattr(case, who)
 
 
@@ -207,34 +220,5 @@ def test_an_endpoint_update_that_is_rolled_back(dag_project, patient, toy, who, 
     colour = {"success": "green", "failed": "red"}[result.state]
     said = "; the old version serves" + (f"; left behind: {', '.join(left)}" if left else "; nothing is left behind")
     title = f"an endpoint update is rolled back, waited for {'in the triggerer' if deferrable else 'in a worker'}"
-    ROWS.append(f"9{int(deferrable)}\0{title}\0{who}\0{colour}{said}")
+    faults.note("sagemaker", faults.ENDPOINTS + int(deferrable), title, who, f"{colour}{said}")
     assert (result.state, len(left)) == (("success", 1) if who == "official" else ("failed", 0))
-
-
-def _words(state, created, running):
-    colour = {"success": "green", "failed": "red"}[state]
-    left = f", **{running} left running**" if running else ""
-    return f"{colour}, {created} job{'s' * (created != 1)}{left}"
-
-
-def _page(rows):
-    found: dict[str, dict[str, str]] = {}
-    for row in rows:
-        _, title, who, words = row.split("\0")
-        found.setdefault(title, {})[who] = words
-    lines = [f"| {title} | {cells.get('official', '')} | {cells.get('ours', '')} |" for title, cells in found.items()]
-    return _HEAD + "\n".join(lines) + "\n"
-
-
-_HEAD = """# Faults
-
-What a fault of SageMaker does to a task, with the official operator and with ours, each through `dag.test()` with
-unmodified clients against the fake SageMaker of `airflow_provider_sml.testing`. `scripts/faults.sh` makes this page
-from the runs of `tests/operators/test_faults.py`, which also hold both columns to what they say.
-
-Each cell: the task's colour, the jobs that exist in the end, what they cost (a job that is left running goes on
-costing), the size of the result in XCom, and how often a creation was asked for.
-
-| fault | official operator | ours |
-|---|---|---|
-"""

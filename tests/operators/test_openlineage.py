@@ -10,12 +10,22 @@ import pytest
 
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
+from airflow_provider_sml.operators.lake import RollbackTableOperator
 from airflow_provider_sml.operators.monitoring import ScorePartitionsOperator
 from airflow_provider_sml.operators.openlineage import Data
+from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
 from airflow_provider_sml.operators.sampling import SampleOperator
 from airflow_provider_sml.operators.training import RegisterModelOperator, TrainXGBoostOperator
+from airflow_provider_sml.operators.vertex import VertexTrainOperator
 from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
-from airflow_provider_sml.refs import ModelRef, ModelVersionRef, SampleRef, SnapshotRef, StagedRef
+from airflow_provider_sml.refs import (
+    ModelRef,
+    ModelVersionRef,
+    SampleRef,
+    SnapshotRef,
+    StagedRef,
+    TrainingJobRef,
+)
 from tests import shops
 
 STAGED = StagedRef("/lake", "orders", "/lake/lake/orders/data/run-1", "2026-03-01", "2026-03-01", 10, 9, 1)
@@ -33,7 +43,7 @@ def told(tmp_path):
 
     def told(operator, result):
         operator.run = lambda context: result
-        operator.execute({})
+        operator.execute({"ti": SimpleNamespace(xcom_push=lambda **told: None)})
         found = DefaultExtractor(operator).extract_on_complete(SimpleNamespace())
         assert isinstance(found, OperatorLineage)
         return [describe(data) for data in found.inputs], [describe(data) for data in found.outputs]
@@ -121,6 +131,27 @@ def test_a_version_comes_from_its_model(told, registry, namespace, name):
     operator = RegisterModelOperator(task_id="t", model=MODEL, sample=SAMPLE, name="orders")
     version = ModelVersionRef(registry, "orders", "2", "run", "m1")
     assert told(operator, version) == ([("file", "/lake/models/orders", None, "m1")], [(namespace, name, None, "2")])
+
+
+def test_a_job_in_a_cloud_reads_its_channels_and_writes_its_model(told):
+    job = {"job": "churn-1", "model": "m", "instance": "i", "count": 1, "spot": False, "started": "", "ended": "",
+           "training_seconds": 1, "billable_seconds": 1, "interruptions": 0, "savings_percent": 0.0,
+           "cost_usd": None}  # fmt: skip
+    sagemaker = SageMakerTrainOperator(
+        task_id="t", image="i", role="r", output_path="s3://models/churn", instances=["ml.m5.large"],
+        inputs={"train": "s3://lake/churn"},
+    )  # fmt: skip
+    assert told(sagemaker, TrainingJobRef(**job)) == (
+        [("s3://lake", "churn", None, None)], [("s3://models", "churn", None, "churn-1")],
+    )  # fmt: skip
+    vertex = VertexTrainOperator(task_id="t", image="i", region="r", output_path="gs://models/churn", machines=["m"])
+    assert told(vertex, TrainingJobRef(**job)) == ([], [("gs://models", "churn", None, "churn-1")])
+    assert told(vertex, {"kind": "plan"}) == ([], [])
+
+
+def test_a_roll_back_writes_the_table(told):
+    operator = RollbackTableOperator(task_id="t", table="orders", lake="/lake", to=7)
+    assert told(operator, SNAPSHOT) == ([], [("file", "/lake/lake/orders", 9, "7")])
 
 
 def test_predictions_come_from_the_table_and_the_version(told):

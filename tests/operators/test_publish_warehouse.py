@@ -20,6 +20,7 @@ from airflow_provider_sml.refs import WarehouseRef
 from airflow_provider_sml.testing.bigquery import LEAST_BILLED, PROJECT, bigquery_client
 from tests import shops
 from tests.jobs import until
+from tests.links import console_page
 from tests.ml.test_lake_shops import DATASET, stored_day
 
 DAY, NEXT = shops.days(2)
@@ -231,6 +232,11 @@ def test_days_are_published_and_replaced(waiting):
     assert (ref.table, ref.snapshot_id, ref.rows) == ("orders", snapshot.snapshot_id, 50)
     if isinstance(shop, BigQueryShop):
         assert ref.cost["bytes_billed"] == LEAST_BILLED and ref.cost["rows"] == 50
+        page = console_page("warehouse")
+        assert page.startswith(
+            f"https://console.cloud.google.com/bigquery?project={PROJECT}&ws=!1m5!1m4!1m3!1s{PROJECT}!2s"
+        )
+        assert "-1-publish!3s" in page, "the script, after the load job"
     assert shop.run(shop.snapshot({NEXT: 5})).state == "success"
     assert days(shop) == {DAY: 30, NEXT: 5}
     assert published(shop) == [50, 5]

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.links import console_page
+
 DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
@@ -42,17 +44,14 @@ def test_a_spot_job_that_is_interrupted_twice_ends_well_and_tells_its_savings(ru
 
 
 def test_the_console_is_linked_while_it_runs_and_when_it_failed(run, cloud):
-    from airflow.models.xcom import XComModel
-    from airflow.utils.session import create_session
-
     cloud.faults.add("denied", "DescribeTrainingJob", skip=2, times=99)
     assert run().state == "failed"
     (job,) = cloud.sagemaker.jobs
-    with create_session() as session:
-        query = session.query(XComModel.value).filter(XComModel.key == "sml_console", XComModel.dag_id == "churn_train")
-        pages = [value.strip(chr(34)) for (value,) in query.order_by(XComModel.timestamp.desc())]
     region = "us-east-1"
-    assert pages[0] == f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/jobs/{job}"
+    assert (
+        console_page("churn_train")
+        == f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/jobs/{job}"
+    )
 
 
 def test_an_outage_while_it_waits_starts_no_second_job(run, cloud):

@@ -8,6 +8,7 @@ import pytest
 from airflow_provider_sml.ml.bundle import Bundle
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.refs import SearchRef
+from tests.links import pushed
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS
 
@@ -58,7 +59,11 @@ def test_the_best_values_are_trained_with_and_a_repeat_searches_nothing(run, sho
     page = tmp_path / "reports" / "orders" / "search" / search.search_id / "search.html"
     assert len(trials) == 4 and "<svg" in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["hyperparameters"] == search.hyperparameters
+    [cost] = pushed("searched", "sml_costs")
+    assert cost["usd"] == pytest.approx(search.usd, abs=1e-3) and "4 trials in this run" in cost["what"]
     again = run()
+    [cost] = pushed("searched", "sml_costs")
+    assert cost["usd"] == 0, "each trial is paid once, and told once"
     assert again.results["search"] == found.results["search"] and again.results["train"] == model
     assert [path.stat().st_mtime_ns for path in trials] == stamps
 

@@ -368,6 +368,45 @@ def test_weights_change_and_a_shadow_needs_one_variant_of_each_kind(fake_aws, sa
         )
 
 
+def test_versions_are_registered_approved_and_deployed_as_model_packages(fake_aws, sagemaker):
+    tags = [{"Key": "team", "Value": "churn"}]
+    group = sagemaker.create_model_package_group(ModelPackageGroupName="churn", Tags=tags)["ModelPackageGroupArn"]
+    assert sagemaker.list_tags(ResourceArn=group)["Tags"] == tags
+    given = {
+        "ModelPackageGroupName": "churn", "CustomerMetadataProperties": {"mlflow": "7"}, "InferenceSpecification": {
+            "Containers": [{"Image": IMAGE, "ModelDataUrl": "s3://models/churn/model.tar.gz"}],
+            "SupportedContentTypes": ["application/json"], "SupportedResponseMIMETypes": ["application/json"],
+        },
+    }  # fmt: skip
+    arn = sagemaker.create_model_package(**given, ClientToken="a" * 8)["ModelPackageArn"]
+    assert sagemaker.create_model_package(**given, ClientToken="a" * 8)["ModelPackageArn"] == arn
+    second = sagemaker.create_model_package(**given)["ModelPackageArn"]
+    assert (arn[-8:], second[-8:]) == ("/churn/1", "/churn/2")
+    model = {"ModelName": "churn-v1", "ExecutionRoleArn": ROLE, "PrimaryContainer": {"ModelPackageName": arn}}
+    with pytest.raises(botocore.exceptions.ClientError, match="PendingManualApproval"):
+        sagemaker.create_model(**model)
+    sagemaker.update_model_package(
+        ModelPackageArn=arn, ModelApprovalStatus="Approved", ApprovalDescription="passed its gate",
+        CustomerMetadataProperties={"gate": "passed"}, CustomerMetadataPropertiesToRemove=["mlflow"],
+    )  # fmt: skip
+    found = sagemaker.describe_model_package(ModelPackageName=arn)
+    assert (found["ModelPackageVersion"], found["ModelApprovalStatus"]) == (1, "Approved")
+    assert found["CustomerMetadataProperties"] == {"gate": "passed"}
+    listed = sagemaker.list_model_packages(ModelPackageGroupName="churn")["ModelPackageSummaryList"]
+    assert [item["ModelPackageVersion"] for item in listed] == [2, 1]
+    approved = sagemaker.list_model_packages(ModelPackageGroupName="churn", ModelApprovalStatus="Approved")
+    assert [item["ModelPackageArn"] for item in approved["ModelPackageSummaryList"]] == [arn]
+    sagemaker.create_model(**model)
+    assert fake_aws.sagemaker.served("churn-v1")["PrimaryContainer"]["ModelDataUrl"] == "s3://models/churn/model.tar.gz"
+    with pytest.raises(botocore.exceptions.ClientError) as error:
+        sagemaker.delete_model_package_group(ModelPackageGroupName="churn")
+    assert code(error) == "ConflictException"
+    for package in (arn, second):
+        sagemaker.delete_model_package(ModelPackageName=package)
+    sagemaker.delete_model_package_group(ModelPackageGroupName="churn")
+    assert sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"] == []
+
+
 def test_every_behaviour_says_where_it_is_from(fake_aws):
     found = fake_aws.behaviours()
     assert {item.basis for item in found} == {"documented", "publicly reported", "assumed"}

@@ -7,6 +7,7 @@ from typing import Any
 from airflow_provider_sml.testing.aws.autoscaling import Autoscaling
 from airflow_provider_sml.testing.aws.emr import EmrServerless
 from airflow_provider_sml.testing.aws.hosting import Hosting
+from airflow_provider_sml.testing.aws.model_packages import ModelPackages
 from airflow_provider_sml.testing.aws.redshift import RedshiftData
 from airflow_provider_sml.testing.aws.runtime import Runtime
 from airflow_provider_sml.testing.aws.server import Server
@@ -15,8 +16,8 @@ from airflow_provider_sml.testing.aws.watch import CloudWatch, Logs
 from airflow_provider_sml.testing.core import FakeCloud, VirtualClock
 
 
-class SageMaker(Training, Hosting):
-    """Training jobs, models, endpoint configurations and endpoints."""
+class SageMaker(Training, ModelPackages, Hosting):
+    """Training jobs, model packages, models, endpoint configurations and endpoints."""
 
     def list_tags(self, request: dict[str, Any]) -> dict[str, Any]:
         """Tags of any of them."""

@@ -147,7 +147,7 @@ class Runtime:
     def _score(self, fleet: Fleet, variant: str, body: bytes, kind: str, accept: str) -> tuple[int, bytes, str]:
         model = fleet.variants[variant].request["ModelName"]
         if model not in self._containers:
-            request = self.cloud.sagemaker.models.get(model)
+            request = self.cloud.sagemaker.served(model)
             if request is None:
                 raise AwsError("InternalFailure", f"the model {model} of the endpoint was deleted", 500)
             self._containers[model] = self.container(self.cloud, request)

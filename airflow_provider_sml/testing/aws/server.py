@@ -39,7 +39,7 @@ _SCOPE = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([a-z0-9-]+)/aws4_request")
 #: Members that name the resource of a call, for the faults of one resource.
 _NAMES = (
     "TrainingJobName", "EndpointName", "EndpointConfigName", "ModelName", "AlarmName", "ResourceId", "name", "jobRunId",
-    "applicationId", "StatementName",
+    "applicationId", "StatementName", "ModelPackageGroupName", "ModelPackageName", "ModelPackageArn",
 )  # fmt: skip
 
 
