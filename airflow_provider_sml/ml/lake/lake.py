@@ -13,7 +13,7 @@ import datetime as dt
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +64,14 @@ class LakeFile:
     :param rows: number of rows.
     :param bytes: size.
     :param day: the partition it belongs to.
+    :param nulls: how many of its values are null, by column; a column that nobody counted is missing.
     """
 
     path: str
     rows: int
     bytes: int
     day: dt.date
+    nulls: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 class Lake:
@@ -198,12 +200,14 @@ class Lake:
                 todo="publish again, or name a snapshot that was not expired",
             )
         scan = loaded.scan(row_filter=between(first, last), snapshot_id=snapshot_id)
+        names = {column.field_id: column.name for column in scan.projection().fields}
         files = [
             LakeFile(
                 task.file.file_path.removeprefix("file://"),
                 task.file.record_count,
                 task.file.file_size_in_bytes,
                 as_day(task.file.partition[0]),
+                {names[n]: count for n, count in (task.file.null_value_counts or {}).items() if n in names},
             )
             for task in scan.plan_files()
         ]

@@ -196,7 +196,8 @@ class _Drawing:
 
     def _write_split(self, connection: duckdb.DuckDBPyConnection, split: str, folder: Path) -> list[str]:
         first, last = self._span if self.groups else self.windows[split]
-        files = [file.path for file in self._files if first <= file.day <= last]
+        chosen = [file for file in self._files if first <= file.day <= last]
+        files = [file.path for file in chosen]
         self.rows[split] = self.population[split] = 0
         if not files:
             return []
@@ -205,8 +206,11 @@ class _Drawing:
         query = f"SELECT * FROM {source} WHERE {where}"
         thinned = split == "train" and self.method.name != "all"
         if thinned:
-            [(count,)] = connection.execute(f"SELECT count(*) FROM {source} WHERE {where}", [files]).fetchall()
-            self.population[split] = int(count)
+            if not self.groups and all(LABEL in file.nulls for file in chosen):  # the lake has counted them
+                self.population[split] = sum(file.rows - file.nulls[LABEL] for file in chosen)
+            else:
+                [(count,)] = connection.execute(f"SELECT count(*) FROM {source} WHERE {where}", [files]).fetchall()
+                self.population[split] = int(count)
             weight, quota = self.method.weight(self.windows["train"][1]), self.method.quota()
             query = f"SELECT *{f', {weight} AS {WEIGHT}' if weight else ''} FROM {source} WHERE {where}"
             query += f" AND {self.method.keep()}" + (f" QUALIFY {quota}" if quota else "")
