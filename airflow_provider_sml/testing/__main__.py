@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 import urllib.error
@@ -80,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         cloud = stack.enter_context((_google if options.cloud == "google" else _aws)(options, stack))
-        for name, value in (cloud.environment() | {"SML_FAKE_URL": cloud.url}).items():
-            print(f"export {name}={value}")
+        for name, value in (cloud.environment() | cloud.connections() | {"SML_FAKE_URL": cloud.url}).items():
+            print(f"export {name}={shlex.quote(value)}")
         print(f"# the fake runs, {options.scale:g} seconds a second; Ctrl-C ends it", flush=True)
         try:
             while True:

@@ -12,7 +12,6 @@ fake-gcs-server, where ``make servers`` has built it, and there are none elsewhe
 from __future__ import annotations
 
 import contextlib
-import json
 import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -48,9 +47,8 @@ def fake_aws(fake_s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]
     with FakeAws(s3=fake_s3) as cloud:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"):
             monkeypatch.delenv(name, raising=False)
-        for name, value in cloud.environment().items():
+        for name, value in (cloud.environment() | cloud.connections()).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", "aws://")
         yield cloud
 
 
@@ -77,9 +75,6 @@ def fake_google(fake_gcs_address: str | None, monkeypatch: pytest.MonkeyPatch) -
 
     with FakeGoogle(gcs=fake_gcs_address) as cloud:
         monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-        for name, value in cloud.environment().items():
+        for name, value in (cloud.environment() | cloud.connections()).items():
             monkeypatch.setenv(name, value)
-        extra = {"project": cloud.project, "is_anonymous": True}
-        connection = {"conn_type": "google_cloud_platform", "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT", json.dumps(connection))
         yield cloud

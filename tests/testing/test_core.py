@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import boto3
 import pytest
@@ -40,6 +42,14 @@ def test_a_timeline_is_read_at_a_time_and_changed_from_a_time_on():
     line.change(120, [("stopping", 5, ""), ("stopped", 0, "")])
     assert [phase.state for phase in line.history(200)] == ["new", "busy", "stopping", "stopped"]
     assert line.seconds(["busy"], 200) == 10
+
+
+def documented_commands():
+    """The commands of the how-to that drive a fake which is served, without the interpreter and the module."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "fake-clouds.md").read_text()
+    begins = "python -m airflow_provider_sml.testing "
+    block = page.split("test_core.py runs it -->")[1].partition("```bash")[2].partition("```")[0]
+    return [line.removeprefix(begins) for line in block.splitlines() if line.startswith(begins)]
 
 
 def test_the_shell_moves_the_clock_makes_faults_and_reads_the_bill(tmp_path):
@@ -82,6 +92,9 @@ def test_the_shell_moves_the_clock_makes_faults_and_reads_the_bill(tmp_path):
         assert [call["operation"] for call in json.loads(shell("calls"))][:2] == ["CreateApplication", "StartJobRun"]
         assert shell("faults") == "[]\n"
         shell("fault", "fail", "--detail", "no equals sign", fails=True)
+        assert told["AIRFLOW_CONN_AWS_DEFAULT"] == "aws://"
+        documented = [shell(*shlex.split(line)) for line in documented_commands()]
+        assert '"kind": "throttle"' in documented[2] and documented[-1].endswith("0 left running\n")
     finally:
         server.terminate()
         server.wait(10)

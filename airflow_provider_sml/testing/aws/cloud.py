@@ -86,6 +86,10 @@ class FakeAws(FakeCloud):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def connections(self) -> dict[str, str]:
+        """The usual connection, which takes everything from the environment."""
+        return {"AIRFLOW_CONN_AWS_DEFAULT": "aws://"}
+
     def client(self, service: str) -> Any:
         """A plain boto3 client that is pointed here, for tests.
 

@@ -32,6 +32,10 @@ class FakeCloud:
         """What points unmodified clients here."""
         raise NotImplementedError
 
+    def connections(self) -> dict[str, str]:
+        """Airflow's connections to it, as environment variables."""
+        return {}
+
     def behaviours(self) -> list[Behaviour]:
         """What the fake does, and where that is known from."""
         kinds = {kind for service in self.services.values() for kind in type(service).__mro__}

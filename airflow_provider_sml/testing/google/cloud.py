@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,12 @@ class FakeGoogle(FakeCloud):
             "GOOGLE_CLOUD_PROJECT": self.project,
         }
         return found | ({"STORAGE_EMULATOR_HOST": self.gcs} if self.gcs else {})
+
+    def connections(self) -> dict[str, str]:
+        """The usual connection, with the project and without credentials."""
+        extra = {"project": self.project, "is_anonymous": True}
+        connection = {"conn_type": "google_cloud_platform", "extra": extra}
+        return {"AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT": json.dumps(connection)}
 
     def close(self) -> None:
         """End the server, and the processes that it started."""
