@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import shutil
@@ -31,6 +32,7 @@ from airflow_provider_sml.ml.serving.handover import ask_listener, cease_listeni
 from airflow_provider_sml.ml.serving.local import LocalEndpoint
 from airflow_provider_sml.ml.serving.log import PredictionLog
 from airflow_provider_sml.ml.serving.parity import check_parity
+from airflow_provider_sml.ml.serving.process import _Process, bind
 from airflow_provider_sml.ml.serving.requests import RequestChecker
 from airflow_provider_sml.ml.serving.server import RequestLimits, create_app
 from airflow_provider_sml.ml.serving.state import ServerRecord
@@ -496,6 +498,26 @@ def test_a_new_version_replaces_the_old_one_and_no_request_fails(
     assert endpoint.stop() and not endpoint.stop()
     assert not psutil.pid_exists(second.pid) and not endpoint.status().healthy
     assert sent == len(_logged(endpoint.predictions))
+
+
+def test_a_connection_that_was_just_accepted_is_answered_when_the_listener_closes(folders: list[Path]) -> None:
+    async def scenario() -> bytes:
+        process = _Process(create_app(Bundle.read(folders[0]), version="1", model="toy", log=None), None)
+        listener = bind("127.0.0.1", 0)
+        await process._take(listener)
+        loop = asyncio.get_running_loop()
+        with socket.create_connection(listener.getsockname()) as client:
+            client.setblocking(False)
+            await asyncio.sleep(0)  # the loop sees the connection in this turn ...
+            await asyncio.sleep(0)  # ... has accepted it in this one, and gives it to a handler in the next
+            await process._cease()
+            await loop.sock_sendall(client, b"GET /ping HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            answer = await asyncio.wait_for(loop.sock_recv(client, 1000), 10)
+        process._stop.set()
+        await process._until_stopped()
+        return answer
+
+    assert asyncio.run(scenario()).startswith(b"HTTP/1.1 200")
 
 
 def test_a_failed_parity_or_take_over_leaves_the_old_one_serving(

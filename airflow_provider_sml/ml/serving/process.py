@@ -158,14 +158,14 @@ class _Process:
     async def _cease(self) -> None:
         if self._public is not None:
             server, self._public = self._public[0], None
-            _close_listeners(server)
+            await _close_listeners(server)
 
     async def _until_stopped(self) -> None:
         await self._stop.wait()
         self.app.state.draining = True
         self._public = None
         for server in self._servers:
-            _close_listeners(server)
+            await _close_listeners(server)
         # Each open connection now ends with its next answer, or by its keep-alive time; to close it at once would
         # lose the request that may be on its way.
         end = time.monotonic() + KEEP_ALIVE_SECONDS
@@ -179,7 +179,19 @@ class _Process:
             self.log.close()
 
 
-def _close_listeners(server: uvicorn.Server) -> None:
+async def _close_listeners(server: uvicorn.Server) -> None:
+    """Accept nothing more; what was accepted is answered.
+
+    A listener of asyncio that is closed between accepting a connection and the next turn of the loop drops it, and its
+    client sees a reset (https://github.com/python/cpython/issues/109564). So it first stops to look for connections,
+    and closes two turns later.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in server.servers:
+        for one in listener.sockets:
+            loop.remove_reader(one.fileno())
+    for _ in range(2):
+        await asyncio.sleep(0)
     for listener in server.servers:
         listener.close()
 
