@@ -338,6 +338,23 @@ class ModelVersionRef(Ref):
 
 
 @dataclass(frozen=True)
+class LineageRef(Ref):
+    """A report on lineage.
+
+    :param uri: folder with ``lineage.json`` and ``lineage.html``.
+    :param name: the registered model, or the table.
+    :param subject: the version, or the snapshot and the day, as a folder's name.
+    :param versions: how many versions it names.
+    """
+
+    kind: ClassVar[str] = "lineage"
+    uri: str
+    name: str
+    subject: str
+    versions: int
+
+
+@dataclass(frozen=True)
 class ReproductionRef(Ref):
     """A registered version, trained again from its lineage, beside what is registered.
 

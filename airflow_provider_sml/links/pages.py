@@ -38,6 +38,7 @@ _FACTS = {
     "endpoint": {"name": "model", "version": "version"},
     "report": {"name": "model", "day": "day"},
     "costs": {"name": "name", "costs": "run"},
+    "lineage": {"name": "name", "lineage": "subject"},
 }
 
 
@@ -161,6 +162,16 @@ class CostLink(_PageLink):
     def address(self, found: Mapping[str, str]) -> str:
         """By what the report stands with, and the run."""
         return _page("models", found.get("name"), "costs", found.get("costs"))
+
+
+class LineageLink(_PageLink):
+    """The page of a report on lineage."""
+
+    name = "Lineage"
+
+    def address(self, found: Mapping[str, str]) -> str:
+        """By the model's name and what the report is of."""
+        return _page("models", found.get("name"), "lineage", found.get("lineage"))
 
 
 class ConsoleLink(BaseOperatorLink):

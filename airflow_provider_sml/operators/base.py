@@ -108,6 +108,18 @@ def lineage(context: Context) -> dict[str, str]:
     return {"dag_id": instance.dag_id, "run_id": instance.run_id, "code_version": __version__}
 
 
+def bundle_version(context: Context) -> dict[str, str]:
+    """Version of the bundle that the DAG is from, such as a commit of git; nothing where Airflow has none."""
+    version = getattr(getattr(context["ti"], "bundle_instance", None), "version", None)
+    return {"bundle_version": str(version)} if version else {}
+
+
+def mover(context: Context) -> str:
+    """Who moves an alias, for the model's history: task and run, and the person who started the run by hand."""
+    person = getattr(context.get("dag_run"), "triggering_user_name", None)
+    return "/".join(run_key(context)) + (f" of {person}" if person else "")
+
+
 def announce(context: Context, extra: dict[str, Any]) -> None:
     """Put facts on the events of the task's outlets, for the DAGs that they start."""
     for outlet in context["task"].outlets:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 #: Key of a task's costs in XCom: a list of dictionaries.
 KEY = "sml_costs"
@@ -37,6 +40,30 @@ class Cost:
         unknown = self.usd is None and self.usd_per_hour is None
         saved = f", {self.savings_percent:.1f} % saved" if self.savings_percent else ""
         return f"{self.what}: {'no price is known' if unknown else cost}{saved}"
+
+
+def told_by(instance: Any, task: str) -> list[Cost]:
+    """What a task of the run told, of all its map indexes.
+
+    :param instance: the task instance that asks.
+    :param task: id of the task that is asked.
+    """
+    found = instance.xcom_pull(task_ids=[task], key=KEY) or []
+    return [Cost(**each) for told in found for each in (told or []) if isinstance(each, Mapping)]
+
+
+def costs_before(context: Context) -> dict[str, str]:
+    """What the tasks upstream of this one told of costs: ``cost_usd``, their sum, and ``cost_unknown``, how many have
+    no price.
+
+    :param context: of the task.
+    """
+    told = [cost for task in sorted(context["task"].get_flat_relative_ids(upstream=True))
+            for cost in told_by(context["ti"], task)]  # fmt: skip
+    return {
+        "cost_usd": f"{sum(cost.usd or 0.0 for cost in told):.4f}",
+        "cost_unknown": str(sum(cost.usd is None and cost.usd_per_hour is None for cost in told)),
+    }
 
 
 def training_cost(service: str, job: Any) -> Cost:

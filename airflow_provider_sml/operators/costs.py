@@ -19,7 +19,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import CostLink
 from airflow_provider_sml.operators.base import SmlOperator
-from airflow_provider_sml.operators.cost import KEY, Cost
+from airflow_provider_sml.operators.cost import Cost, told_by
 from airflow_provider_sml.refs import CostReportRef
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class CostReportOperator(SmlOperator):
         instance: Any = context["ti"]
         own = instance.task_id
         tasks = [task for task in (self.task_ids or sorted(context["dag"].task_ids)) if task != own]
-        rows = [_Row(task, cost) for task in tasks for cost in _told(instance, task)]
+        rows = [_Row(task, cost) for task in tasks for cost in told_by(instance, task)]
         name = self.name or instance.dag_id
         folder = Path(self.reports or f"{home()}/reports") / name / "costs" / _plain(instance.run_id)
         totals = total([row.cost for row in rows])
@@ -95,12 +95,6 @@ def total(costs: Iterable[Cost]) -> dict[str, Any]:
         "unknown": sum(cost.usd is None and cost.usd_per_hour is None for cost in known),
         "usd_per_hour": round(sum(cost.usd_per_hour or 0.0 for cost in known), 4),
     }
-
-
-def _told(instance: Any, task: str) -> list[Cost]:
-    """What a task told, of all its map indexes."""
-    found = instance.xcom_pull(task_ids=[task], key=KEY) or []
-    return [Cost(**each) for told in found for each in (told or []) if isinstance(each, Mapping)]
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,9 @@
 """From a version to an endpoint that serves it: on this machine, or in a cloud by a target of its own.
 
 The alias moves last, after the endpoint serves the version and has given the stored scores. What fails before leaves
-the old version serving, and nothing new behind.
+the old version serving, and nothing new behind. A task that dies, or whose MLflow does, between the endpoint and the
+alias has left a mark on the version (``sml.going_live``); the retry, or the next deployment to that endpoint, moves the
+alias before anything else.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import ConsoleLink, GateLink, MlflowLink, ModelLink
-from airflow_provider_sml.operators.base import announce, lineage, run_key, sample_of
+from airflow_provider_sml.operators.base import announce, lineage, mover, run_key, sample_of
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.deployment_targets import Deployment, Target
 from airflow_provider_sml.operators.deployment_targets import target as target_of
@@ -102,6 +104,7 @@ class DeployModelOperator(RemoteJobOperator):
                 )
             calls, cost = self._target(context, self._version(self._registry(), context)).plan()
             return show(self.log, f"endpoint {self.endpoint or self.name}", calls, cost)
+        self._settle(context)
         return self._run_locally(context) if self.target == "local" else super().run(context)
 
     # --- on this machine ------------------------------------------------------------------------------------------
@@ -121,6 +124,7 @@ class DeployModelOperator(RemoteJobOperator):
         else:
             with endpoint.start_candidate(folder, self.name, version.version) as candidate:
                 checked = check_parity(candidate.url, rows, scores)
+                self._mark(registry, version)
                 candidate.go_live()
         return self._champion(context, registry, version, endpoint.url, checked.rows)
 
@@ -157,6 +161,7 @@ class DeployModelOperator(RemoteJobOperator):
         if not target.replaces:
             self.log.info("version %s runs beside the champion; no alias moves", version.version)
             return self._ref(version, target.address(), compared)
+        self._mark(registry, version)
         ref = self._champion(context, registry, version, target.address(), compared)
         target.complete(result)
         return ref
@@ -208,21 +213,56 @@ class DeployModelOperator(RemoteJobOperator):
         sample = LakeHook(tags.get("lake", "")).place(sample_of(version, tags))
         return stored_rows(bundle, sample, self.parity_rows)
 
+    def _mark(self, registry: Registry, version: ModelVersionRef) -> None:
+        """From here on the alias has to follow, whatever becomes of this task."""
+        registry.set_tags(version, {"going_live": self.endpoint or self.name})
+
+    def _settle(self, context: Context) -> None:
+        """Move the alias to a version that went live while the alias could not be moved.
+
+        In a cloud the mark is made when the roll-out has ended and the scores agree. On this machine it is made just
+        before the endpoint changes, so the endpoint is asked whether it has.
+        """
+        from airflow_provider_sml.ml.serving.local import LocalEndpoint
+
+        name, registry = self.endpoint or self.name, self._registry()
+        for version in registry.tagged(self.name, "going_live", name):
+            if self.target == "local":
+                endpoint = LocalEndpoint(self._root(), name, int(self.port))
+                if not endpoint.serves(version.version, version.model_id):
+                    continue
+            self.log.warning("version %s serves already, and the alias did not follow; it does now", version.version)
+            self._promote(context, registry, version, {"endpoint": name, "settled": "the task that deployed it died"})
+
     def _champion(
         self, context: Context, registry: Registry, version: ModelVersionRef, url: str, rows: int
     ) -> EndpointRef:
         """Make the version the champion."""
-        from airflow_provider_sml.ml.registry import CHAMPION
-
-        registry.set_alias(version, CHAMPION)
-        deployed = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
-        registry.set_tags(version, {"deployed": deployed, "withdrawn_by": ""})
+        self._promote(context, registry, version, {"endpoint": url, "parity_rows": str(rows)})
         self.log.info(
             "%s version %s is the champion and serves at %s; %d of %d stored rows agree", self.name, version.version,
             url, rows, rows,
         )  # fmt: skip
         announce(context, {"version": version.version})
         return self._ref(version, url, rows)
+
+    def _promote(
+        self, context: Context, registry: Registry, version: ModelVersionRef, evidence: Mapping[str, str]
+    ) -> None:
+        """Move the alias, with what the move rests on: what was checked here, and what stands on the version.
+
+        Tags whose names begin with ``gate`` or ``approv`` are what the gate and whoever approved left there.
+        """
+        from airflow_provider_sml.ml.registry import CHAMPION
+
+        tags = registry.tags(version)
+        told = {key: value for key, value in tags.items() if key.startswith(("gate", "approv"))}
+        told |= {"digest": tags.get("digest", ""), "operator": type(self).__name__, **evidence}
+        line = registry.set_alias(version, CHAMPION, mover(context), told)
+        deployed = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
+        registry.set_tags(version, {"deployed": deployed, "withdrawn_by": "", "going_live": ""})
+        if line is not None:
+            self.log.info("line %s of the history of %s", line.hash, self.name)
 
     def _ref(self, version: ModelVersionRef, url: str, rows: int) -> EndpointRef:
         return EndpointRef(

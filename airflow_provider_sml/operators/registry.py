@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.links.pages import MlflowLink, ModelLink
-from airflow_provider_sml.operators.base import SmlOperator, find_version
+from airflow_provider_sml.operators.base import SmlOperator, find_version, mover
 from airflow_provider_sml.refs import ModelVersionRef
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class SetAliasOperator(SmlOperator):
         version = find_version(registry, self.name, self.version)
         before = registry.version(self.name, alias=self.alias)
         if before != version:
-            registry.set_alias(version, self.alias)
+            line = registry.set_alias(version, self.alias, mover(context), {"model_id": version.model_id})
+            self.log.info("line %s of the history", line.hash if line else "none")
         was = f", before {before.version}" if before and before != version else ""
         self.log.info("%s of %s is version %s%s", self.alias, self.name, version.version, was)
         return version

@@ -14,9 +14,9 @@ from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import EvaluationLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
-from airflow_provider_sml.operators.base import SmlOperator, find_version, lineage
+from airflow_provider_sml.operators.base import SmlOperator, bundle_version, find_version, lineage, mover
 from airflow_provider_sml.operators.clusters import Where, end_made, where
-from airflow_provider_sml.operators.cost import Cost
+from airflow_provider_sml.operators.cost import Cost, costs_before
 from airflow_provider_sml.operators.openlineage import Data, parent
 from airflow_provider_sml.refs import (
     EvaluationRef,
@@ -323,6 +323,7 @@ class RegisterModelOperator(SmlOperator):
         """Register."""
         from airflow_provider_sml.ml.bundle import Bundle
         from airflow_provider_sml.ml.registry import example_rows
+        from airflow_provider_sml.ml.registry.lineage import sample_tags
         from airflow_provider_sml.ml.sampling import split_files
         from airflow_provider_sml.ml.training import data
 
@@ -346,8 +347,8 @@ class RegisterModelOperator(SmlOperator):
                 model,
                 example_rows(rows),
                 evaluation=EvaluationRef.load(self.evaluation) if self.evaluation else None,
-                lineage=lineage(context)
-                | {"lake": sample.lake, "sample_uri": sample.uri, "sample_rate": str(sample.rate)},
+                lineage=lineage(context) | bundle_version(context) | sample_tags(sample) | costs_before(context),
+                by=mover(context),
             )
         )
         self.log.info("%s version %s is the challenger (model %s)", version.name, version.version, version.model_id)

@@ -43,6 +43,7 @@ KINDS = {
     "gate": Kind("Gate of version", "train", _WORD, "gate/{key}/gate.html"),
     "search": Kind("Search", "train", _WORD, "search/{key}/search.html"),
     "costs": Kind("Costs of run", "train", _WORD, "costs/{key}/costs.html"),
+    "lineage": Kind("Lineage of version", "train", _WORD, "lineage/{key}/lineage.html"),
     "evaluation": Kind("Evaluation of model", "train", _WORD, "evaluation/{key}/evaluation.html"),
 }
 

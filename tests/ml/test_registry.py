@@ -15,6 +15,7 @@ import pytest
 from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError
 from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, Scorer
 from airflow_provider_sml.ml.registry import CHALLENGER, CHAMPION, Registry, example_rows
+from airflow_provider_sml.ml.registry.lineage import TAGS
 from airflow_provider_sml.ml.sampling import split_files
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.ml.training.evaluation import evaluate
@@ -85,11 +86,14 @@ def test_a_version_holds_what_was_made_from_what(
     assert (version.name, version.version, version.model_id) == (name, "1", shop_model.model_id)
     assert registry.version(name, alias=CHALLENGER) == registry.version(name, "1") == version
     assert registry.version(name, alias=CHAMPION) is None
-    assert registry.tags(version) == {
+    tags = registry.tags(version)
+    assert tags.items() >= {
         "model_id": shop_model.model_id, "digest": shop_model.digest, "contract": DATASET.hash, "table": "orders",
         "snapshot_id": str(shop_sample.snapshot_id), "sample_id": shop_sample.sample_id, "dag_id": "train",
-        "recalibration": "1.0",
-    }  # fmt: skip
+        "recalibration": "1.0", "auc": str(evaluation.auc), "test_rows": str(evaluation.rows), "workers": "1",
+        "alias.challenger": registry.history(name).last(CHALLENGER).hash,
+    }.items()  # fmt: skip
+    assert {"seed", "params", "environment", "python", "xgboost", "seconds"} < set(tags) <= {*TAGS, "alias.challenger"}
     assert name in registry.models()
     assert registry.bundle(version) == Bundle.read(Path(shop_model.uri))
     with registry._client() as client:

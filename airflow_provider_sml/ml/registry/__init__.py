@@ -8,6 +8,7 @@ What was made from what is written as tags with the prefix ``sml.``. Aliases are
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import shutil
 import tempfile
@@ -24,6 +25,10 @@ import numpy as np
 from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError, require
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.registry import promotion
+from airflow_provider_sml.ml.registry.flavour import log_flavour
+from airflow_provider_sml.ml.registry.history import History, Line
+from airflow_provider_sml.ml.registry.lineage import TAG, metrics_of, version_tags
 from airflow_provider_sml.ml.training.pictures import model_pictures
 from airflow_provider_sml.refs import EvaluationRef, ModelRef, ModelVersionRef
 
@@ -31,11 +36,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+#: Versions that MLflow is asked for at once; its answer has all their tags.
+_PAGE = 200
 CHAMPION, CHALLENGER = "champion", "challenger"
-#: Prefix of every tag of ours.
-TAG = "sml."
-#: Score of the stored example by MLflow's flavour and by ours may differ by this much: both are float32.
-_SAME = 1e-6
 
 # A task that hangs on a dead server for MLflow's default of minutes says nothing; Airflow retries by itself.
 # What is None is unset: credentials come from the connection alone, and TLS is verified whatever the environment says.
@@ -116,6 +119,47 @@ class Registry:
             )
             return self._ref(found[0]) if found and int(found[0].version) > above else None
 
+    def tagged(self, name: str, key: str, value: str) -> list[ModelVersionRef]:
+        """The versions of a model that have a tag of ours with a value, the newest first.
+
+        :param name: registered model.
+        :param key: of the tag, without its prefix.
+        :param value: of the tag.
+        """
+        with self._client() as client:
+            found = client.search_model_versions(
+                f"name = '{name}' and tags.`{TAG}{key}` = '{value}'", order_by=["version_number DESC"]
+            )
+            return [self._ref(version) for version in found]
+
+    def described(self, where: str = "") -> list[dict[str, Any]]:
+        """The versions that this provider registered, by model and number: ``name``, ``version``, ``run_id``,
+        ``created`` (ISO 8601) and ``tags``, those of ours without their prefix.
+
+        :param where: MLflow's filter; empty for all versions of all models.
+        """
+        found: list[ModelVersion] = []
+        token = None
+        with self._client() as client:
+            while True:
+                page = client.search_model_versions(where or None, max_results=_PAGE, page_token=token)
+                found += page
+                token = page.token
+                if not token:
+                    break
+        rows = [
+            {
+                "name": one.name,
+                "version": str(one.version),
+                "run_id": one.run_id,
+                "created": dt.datetime.fromtimestamp(one.creation_timestamp / 1000, dt.UTC).isoformat(),
+                "tags": _own(one.tags),
+            }
+            for one in found
+        ]
+        rows = [row for row in rows if "model_id" in row["tags"]]
+        return sorted(rows, key=lambda row: (row["name"], int(row["version"])))
+
     def models(self) -> list[str]:
         """Names of the registered models."""
         with self._client() as client:
@@ -130,13 +174,27 @@ class Registry:
     def tags(self, ref: ModelVersionRef) -> dict[str, str]:
         """The version's tags of ours, without their prefix."""
         with self._client() as client:
-            tags = client.get_model_version(ref.name, ref.version).tags
-        return {key.removeprefix(TAG): value for key, value in tags.items() if key.startswith(TAG)}
+            return _own(client.get_model_version(ref.name, ref.version).tags)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Version of each alias of a model."""
         with self._client() as client:
             return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+    def history(self, name: str) -> History:
+        """Every move of the model's aliases."""
+        with self._client() as client:
+            return promotion.read(client, name)[0]
+
+    def verify(self, name: str, head: str = "") -> list[str]:
+        """What is wrong with the history of a model, in words; nothing when all is well.
+
+        :param name: registered model.
+        :param head: hash of a line, or its beginning, that somebody noted; empty for none.
+        """
+        with self._client() as client:
+            history, aliases = promotion.read(client, name)
+            return history.problems(list(promotion.anchors(client, name)), aliases, head)
 
     def deployed(self, name: str) -> list[ModelVersionRef]:
         """The versions that were deployed, the one that was deployed last first."""
@@ -181,6 +239,7 @@ class Registry:
         *,
         evaluation: EvaluationRef | None = None,
         lineage: Mapping[str, str] | None = None,
+        by: str = "",
     ) -> ModelVersionRef:
         """Register a model as a new version with the alias ``challenger``, or find the version it has already.
 
@@ -189,6 +248,7 @@ class Registry:
         :param example: a few encoded feature rows; MLflow's flavour must score them as the bundle does.
         :param evaluation: its evaluation, logged as metrics and artefacts.
         :param lineage: further tags, such as the DAG run.
+        :param by: who or what registers it, for the history of the alias.
         :raises DataError: when the example has no row.
         :raises IntegrityError: when the stored model scores the example differently.
         """
@@ -200,13 +260,32 @@ class Registry:
             if version is None:
                 version = self._log(client, name, bundle, example, evaluation, dict(lineage or {}))
             ref = self._ref(version)
-            client.set_registered_model_alias(name, CHALLENGER, ref.version)
+            evidence = {"model_id": ref.model_id, "digest": bundle.digest}
+            promotion.move(client, name, ref.version, CHALLENGER, by, evidence)
         return ref
 
-    def set_alias(self, ref: ModelVersionRef, alias: str) -> None:
-        """Point an alias at a version."""
+    def set_alias(
+        self, ref: ModelVersionRef, alias: str, by: str = "", evidence: Mapping[str, str] | None = None
+    ) -> Line | None:
+        """Point an alias at a version, and add a line to the model's history.
+
+        :param ref: the version.
+        :param alias: the alias.
+        :param by: who or what moves it; the user of this process when empty.
+        :param evidence: what the move rests on.
+        :returns: the line; None when the alias points there already.
+        """
         with self._client() as client:
-            client.set_registered_model_alias(ref.name, alias, ref.version)
+            return promotion.move(client, ref.name, ref.version, alias, by, evidence)
+
+    def mend(self, name: str, by: str = "") -> list[Line]:
+        """Write the lines of moves that nobody has written down: of a mover that was killed, or of other means.
+
+        :param name: registered model.
+        :param by: who mends; the user of this process when empty.
+        """
+        with self._client() as client:
+            return promotion.mend(client, name, by)[0]
 
     def set_tags(self, ref: ModelVersionRef, tags: Mapping[str, str]) -> None:
         """Write tags of ours on a version."""
@@ -266,14 +345,14 @@ class Registry:
         import mlflow
 
         experiment_id = self._experiment(client, name)
-        tags = _tags(bundle, lineage)
+        tags = version_tags(bundle, evaluation, lineage)
         begun = client.search_runs([experiment_id], f"tags.`{TAG}model_id` = '{bundle.model_id}'", max_results=1)
         which: dict[str, Any] = {"run_id": begun[0].info.run_id} if begun else {"experiment_id": experiment_id}
         with mlflow.start_run(**which, run_name=f"{name}-{bundle.model_id}", tags=tags) as run:
             mlflow.log_params({key: str(value) for key, value in bundle.lineage.get("params", {}).items()})
             mlflow.log_params({"rounds_kept": bundle.rounds, "features": len(bundle.dataset.features)})
             if evaluation is not None:
-                mlflow.log_metrics(_metrics(evaluation))
+                mlflow.log_metrics(metrics_of(evaluation))
                 mlflow.log_artifacts(evaluation.uri, "evaluation")
             else:
                 for picture, (_, svg) in model_pictures(bundle, Scorer(bundle).importance()).items():
@@ -283,7 +362,7 @@ class Registry:
                 mlflow.log_artifacts(str(Path(temporary) / "bundle"), "bundle")
             for half in client.search_logged_models([experiment_id], f"source_run_id = '{run.info.run_id}'"):
                 client.delete_logged_model(half.model_id)
-            logged = self._log_flavour(bundle, example)
+            logged = log_flavour(bundle, example)
         _once(client.create_registered_model, name)
         return client.create_model_version(
             name, source=logged.model_uri, run_id=run.info.run_id, tags=tags, model_id=logged.model_id
@@ -304,49 +383,10 @@ class Registry:
             )
         return str(experiment.experiment_id)
 
-    def _log_flavour(self, bundle: Bundle, example: np.ndarray) -> Any:
-        """Log the model in MLflow's XGBoost flavour, load it back, and hold its scores against the bundle's."""
-        import mlflow
-        import pandas as pd
-        import xgboost
 
-        names = [feature.name for feature in bundle.dataset.feature_list]
-        frame = pd.DataFrame(example.astype(np.float32), columns=names)
-        scores = Scorer(bundle).raw_scores(example)  # the flavour holds the booster alone
-        booster = xgboost.Booster()
-        booster.load_model(bytearray(bundle.model))
-        logged = mlflow.xgboost.log_model(
-            booster,
-            name="model",
-            model_format="ubj",
-            signature=mlflow.models.infer_signature(frame, scores.astype(np.float32)),
-            input_example=frame,
-            # Given, because guessing them imports the model in a fresh environment and takes half a minute.
-            pip_requirements=[
-                f"xgboost=={xgboost.__version__}",
-                f"pandas=={pd.__version__}",
-                f"numpy=={np.__version__}",
-            ],
-            metadata={"sml_model_id": bundle.model_id, "sml_digest": bundle.digest},
-        )
-        # MLflow only warns when it cannot store the example, so what it stored is read back and scored.
-        stored = mlflow.pyfunc.load_model(logged.model_uri)
-        kept = stored.input_example
-        if kept is None or list(kept.columns) != names or len(kept) != len(frame):
-            raise IntegrityError(
-                f"MLflow did not store the input example of {bundle.model_id}",
-                expected=f"{len(frame)} rows of {', '.join(names)}",
-                found="none" if kept is None else f"{len(kept)} rows of {', '.join(map(str, kept.columns))}",
-            )
-        found = np.asarray(stored.predict(kept.astype(np.float32)), dtype=float)
-        worst = float(np.max(np.abs(found - scores)))
-        if not worst <= _SAME:
-            raise IntegrityError(
-                f"the stored model {bundle.model_id} scores its example differently",
-                expected=f"a difference of at most {_SAME:g}",
-                found=worst,
-            )
-        return logged
+def _own(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of the tags that are ours, without their prefix."""
+    return {key.removeprefix(TAG): value for key, value in tags.items() if key.startswith(TAG)}
 
 
 def _refuse_secrets(uri: str) -> None:
@@ -390,30 +430,6 @@ def _keep(bundle: Bundle, source: Path, folder: Path) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _tags(bundle: Bundle, lineage: Mapping[str, str]) -> dict[str, str]:
-    known: dict[str, Any] = {
-        "model_id": bundle.model_id,
-        "digest": bundle.digest,
-        "contract": bundle.dataset.hash,
-        "recalibration": bundle.recalibration,
-        **{key: bundle.lineage[key] for key in ("table", "snapshot_id", "sample_id") if key in bundle.lineage},
-        **({"warm_start": bundle.lineage["warm_start"]["version"]} if "warm_start" in bundle.lineage else {}),
-        **lineage,
-    }
-    return {f"{TAG}{key}": str(value) for key, value in known.items()}
-
-
-def _metrics(evaluation: EvaluationRef) -> dict[str, float]:
-    values: dict[str, float | None] = {
-        "test_auc": evaluation.auc,
-        "test_auc_low": evaluation.auc_low,
-        "test_auc_high": evaluation.auc_high,
-        "test_ece": evaluation.ece,
-        "baseline_auc": evaluation.baseline_auc,
-    }
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def example_rows(matrix: np.ndarray, rows: int = 5) -> np.ndarray:
