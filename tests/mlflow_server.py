@@ -5,6 +5,7 @@ to a client, a proxy that asks for the same header is the same.
 """
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -40,6 +41,8 @@ class Door:
     :param seen: method and path of each request, and the header it was let in or sent away with.
     :param before: a request that it is true for is refused before the server sees it.
     :param after: a request that it is true for is carried out, and its answer is an error all the same.
+    :param code: of such an error; MLflow's client repeats a request that met a 500 by itself.
+    :param slow: seconds by which the answer of a request is late.
     """
 
     uri: str
@@ -47,10 +50,13 @@ class Door:
     seen: list[tuple[str, str, str]] = field(default_factory=list)
     before: Callable[[str, str], bool] = lambda method, path: False
     after: Callable[[str, str], bool] = lambda method, path: False
+    code: int = 400
+    slow: Callable[[str, str], float] = lambda method, path: 0.0
 
     def mend(self) -> None:
         """Break nothing any more."""
         self.before = self.after = lambda method, path: False
+        self.code, self.slow = 400, lambda method, path: 0.0
 
 
 def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
@@ -66,7 +72,8 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
             if given not in (f"Basic {basic}", f"Bearer {TOKEN}"):
                 self._answer(401, b"You are not authenticated.", {})
             elif door.before(self.command, self.path):
-                self._answer(400, json.dumps({"error_code": "BAD_REQUEST", "message": "broken before"}).encode(), {})
+                content = json.dumps({"error_code": "BAD_REQUEST", "message": "broken before"}).encode()
+                self._answer(door.code, content, {})
             else:
                 connection = http.client.HTTPConnection("127.0.0.1", door.behind, timeout=60)
                 kept = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "authorization")}
@@ -74,9 +81,10 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
                 answer = connection.getresponse()
                 content = answer.read()
                 connection.close()
+                time.sleep(door.slow(self.command, self.path))
                 if door.after(self.command, self.path):
                     content = json.dumps({"error_code": "BAD_REQUEST", "message": "broken after"}).encode()
-                    self._answer(400, content, {})
+                    self._answer(door.code, content, {})
                 else:
                     self._answer(answer.status, content, {"content-type": answer.headers.get("content-type", "")})
 
@@ -87,7 +95,8 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
             for key, value in (headers | {"content-length": str(len(content))}).items():
                 self.send_header(key, value)
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(OSError):  # the client has not waited
+                self.wfile.write(content)
 
         def log_message(self, *arguments: object) -> None:
             pass

@@ -60,12 +60,12 @@ def make_bundle(seed: int) -> Bundle:
     return Bundle("toy", f"toy{seed}", DATASET, 5, {}, bytes(booster.save_raw("ubj")))
 
 
-def register_versions(root: Path, count: int = 3) -> Path:
-    """Register versions 1, 2, ... of the model in ``root/mlflow``; gives the root."""
+def register_versions(root: Path, count: int = 3, registry: Registry | None = None) -> Path:
+    """Register versions 1, 2, ... of the model in ``root/mlflow``, or in another registry; gives the root."""
     sample = root / "sample"
     (sample / "test").mkdir(parents=True)
     pq.write_table(make_rows(), sample / "test" / "part.parquet")
-    registry = Registry(str(root / "mlflow"))
+    registry = registry or Registry(str(root / "mlflow"))
     for seed in range(1, count + 1):
         bundle = make_bundle(seed)
         folder = root / "bundles" / bundle.model_id
