@@ -256,8 +256,9 @@ class DeployModelOperator(RemoteJobOperator):
         from airflow_provider_sml.ml.registry import CHAMPION
 
         tags = registry.tags(version)
-        told = {key: value for key, value in tags.items() if key.startswith(("gate", "approv"))}
-        told |= {"digest": tags.get("digest", ""), "operator": type(self).__name__, **evidence}
+        told = {"digest": tags.get("digest", ""), "operator": type(self).__name__, **evidence}
+        found = sorted((key for key in tags if key.startswith(("gate", "approv"))), key=lambda key: (len(key) > 8, key))
+        told |= {key: tags[key] for key in found}
         line = registry.set_alias(version, CHAMPION, mover(context), told)
         deployed = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
         registry.set_tags(version, {"deployed": deployed, "withdrawn_by": "", "going_live": ""})

@@ -10,6 +10,7 @@ from airflow_provider_sml.operators.costs import CostReportOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.gate import GateOperator
+from airflow_provider_sml.operators.lineage import LineageReportOperator
 from airflow_provider_sml.operators.monitoring import (
     DriftReportOperator,
     RequestRetrainingOperator,
@@ -27,6 +28,7 @@ from airflow_provider_sml.refs import (
     CostReportRef,
     EndpointRef,
     EvaluationRef,
+    LineageRef,
     ModelRef,
     ModelVersionRef,
     ReportRef,
@@ -76,6 +78,11 @@ CASES = {
         CostReportOperator(task_id="t", name="flights"),
         CostReportRef("/r", "flights", "manual-2026", "d", "manual__2026", 1.0, 0.0, 0, 0.0).to_xcom(),
         {"Costs": "/sml/models/flights/costs/manual-2026"},
+    ),
+    "lineage": (
+        LineageReportOperator(task_id="t", name="flights"),
+        LineageRef("/r", "flights", "10", 1).to_xcom(),
+        {"Model": MODEL_PAGE, "Lineage": "/sml/models/flights/lineage/10"},
     ),
     "evaluate": (
         EvaluateModelOperator(task_id="t", model=MODEL, sample=SAMPLE),

@@ -87,8 +87,8 @@ class Line:
         return line
 
     def shortened(self) -> Line:
-        """The line with so much of its evidence as a tag can hold."""
-        kept = {str(key)[:60]: str(value)[:_PIECE] for key, value in sorted(self.evidence.items()) if str(value)}
+        """The line with so much of its evidence as a tag can hold; what comes first goes last."""
+        kept = {str(key)[:60]: str(value)[:_PIECE] for key, value in self.evidence.items() if str(value)}
         line = replace(self, evidence=kept, by=self.by[:_PIECE])
         while kept and len(line.text) > _LINE:
             kept.popitem()

@@ -68,6 +68,8 @@ TAGS: dict[str, str] = {
     "cost_usd": "what the tasks before the registration told of costs, in USD: an estimate; 0 where none told any",
     "cost_unknown": "how many of those costs have no price",
     "gate": "`passed` or `failed`",
+    "gate.NAME": "what the gate said of the check NAME",
+    "approval": "what became of the approval that the gate asks for",
     "going_live": "endpoint that it goes live on while its alias is to follow; empty again when it has",
     "deployed": "when it was deployed last, ISO 8601",
     "withdrawn_by": "the task that took it back",
