@@ -100,6 +100,7 @@ def get_provider_info() -> dict[str, Any]:
                 "SearchLink",
                 "EvaluationLink",
                 "NightLink",
+                "PerformanceLink",
                 "CostLink",
                 "LineageLink",
                 "ConsoleLink",

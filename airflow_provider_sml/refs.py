@@ -487,6 +487,29 @@ class TrainingJobRef(Ref):
 
 
 @dataclass(frozen=True)
+class PerformanceRef(Ref):
+    """One night's report of performance.
+
+    :param model: model that was monitored.
+    :param day: the last day that had ended, ``YYYY-MM-DD``.
+    :param findings: what is worth telling, the gravest first, five at most.
+    :param realised_day: the last day whose labels are known; None where there is none.
+    :param realised_auc: its AUC.
+    :param estimated_auc: what is estimated of ``day``; None where it was not scored.
+    :param uri: the HTML report; the same path ending in ``.json`` holds the numbers.
+    """
+
+    kind: ClassVar[str] = "performance"
+    model: str
+    day: str
+    findings: list[str]
+    realised_day: str | None
+    realised_auc: float | None
+    estimated_auc: float | None
+    uri: str
+
+
+@dataclass(frozen=True)
 class ReportRef(Ref):
     """One night's monitoring report.
 

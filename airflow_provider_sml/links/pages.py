@@ -37,6 +37,7 @@ _FACTS = {
     "verdict": {"name": "name", "version": "version"},
     "endpoint": {"name": "model", "version": "version"},
     "report": {"name": "model", "day": "day"},
+    "performance": {"name": "model", "day": "day"},
     "costs": {"name": "name", "costs": "run"},
     "lineage": {"name": "name", "lineage": "subject"},
 }
@@ -152,6 +153,16 @@ class NightLink(_PageLink):
     def address(self, found: Mapping[str, str]) -> str:
         """By the model's name and the day."""
         return _page("models", found.get("name"), "nights", found.get("day"))
+
+
+class PerformanceLink(_PageLink):
+    """The page of a night's performance."""
+
+    name = "Performance"
+
+    def address(self, found: Mapping[str, str]) -> str:
+        """By the model's name and the day."""
+        return _page("models", found.get("name"), "performance", found.get("day"))
 
 
 class CostLink(_PageLink):

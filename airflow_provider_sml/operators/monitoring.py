@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +32,8 @@ MOST_NIGHTS = 7
 LOOK_BACK = dt.timedelta(days=28)
 
 
-class _ChampionOperator(SmlOperator):
-    """What the two operators below share: the days, the table and the model in production.
+class ChampionOperator(SmlOperator):
+    """What the operators of each night share: the days, the table and the model in production.
 
     :param name: registered model.
     :param table: table of the lake; the model's name when None.
@@ -88,10 +87,10 @@ class _ChampionOperator(SmlOperator):
         return version, Scorer(registry.bundle(version)), registry.tags(version)
 
 
-class ScorePartitionsOperator(_ChampionOperator):
+class ScorePartitionsOperator(ChampionOperator):
     """Scores published days with the champion and publishes the predictions to ``TABLE_predictions``."""
 
-    __doc__ = f"{__doc__}\n{_ChampionOperator.__doc__}"
+    __doc__ = f"{__doc__}\n{ChampionOperator.__doc__}"
 
     def run(self, context: Context) -> SnapshotRef:
         """Score day by day."""
@@ -120,7 +119,7 @@ class ScorePartitionsOperator(_ChampionOperator):
         )
 
 
-class DriftReportOperator(_ChampionOperator):
+class DriftReportOperator(ChampionOperator):
     """Compares published days with the rows that the champion was trained on, and writes a report for each.
 
     :param share: share of the columns that must have drifted for a night of drift.
@@ -132,9 +131,9 @@ class DriftReportOperator(_ChampionOperator):
     :param reports: folder of the reports.
     """
 
-    template_fields: Sequence[str] = (*_ChampionOperator.template_fields, "reports")
+    template_fields: Sequence[str] = (*ChampionOperator.template_fields, "reports")
     operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), NightLink())
-    __doc__ = f"{__doc__}\n{_ChampionOperator.__doc__}"
+    __doc__ = f"{__doc__}\n{ChampionOperator.__doc__}"
 
     def __init__(
         self,
@@ -159,7 +158,8 @@ class DriftReportOperator(_ChampionOperator):
 
     def run(self, context: Context) -> ReportRef:
         """Report night by night; gives the last one."""
-        from airflow_provider_sml.ml.monitoring import drift, predictions
+        from airflow_provider_sml.ml.monitoring import drift, performance, predictions
+        from airflow_provider_sml.ml.monitoring.nightly import KEPT
 
         version, scorer, tags = self.champion()
         lake = LakeHook(self.lake).get_conn()
@@ -168,10 +168,10 @@ class DriftReportOperator(_ChampionOperator):
         sample = LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
         reference = predictions.scored(predictions.reference_rows(sample), scorer)
         folder = Path(self.reports or f"{home()}/reports") / self.name / "nights"
-        delay = dt.timedelta(days=math.ceil(duration(self.label_known_after) / dt.timedelta(days=1)))
+        key, kept = scorer.bundle.dataset.contract.key, folder.parent / "performance" / KEPT
         report = None
         for day in self.days():
-            past = [day - delay - dt.timedelta(days=n) for n in range(LOOK_BACK.days)]
+            past = performance.mature_days(day, duration(self.label_known_after), LOOK_BACK)
             report = drift.report(
                 self.name,
                 version.version,
@@ -182,7 +182,7 @@ class DriftReportOperator(_ChampionOperator):
                 limits,
                 folder,
                 leave_out=self.leave_out,
-                performance=predictions.realised(lake, table, scorer.bundle.dataset.contract.key, sorted(past)),
+                performance=performance.realised(lake, table, key, past, kept),
             )
             drifted = f": {', '.join(report.drifted)}" if report.drifted else ""
             self.log.info("%s: %s, %.0f %% of the columns drifted%s", day, report.verdict, 100 * report.share, drifted)

@@ -32,6 +32,7 @@ from airflow_provider_sml.operators.monitoring import (
     RequestRetrainingOperator,
     ScorePartitionsOperator,
 )
+from airflow_provider_sml.operators.performance import PerformanceReportOperator
 from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
@@ -326,7 +327,7 @@ class _Builder:
                         "this run, or without them the last published one."),
         }  # fmt: skip
         doc = "The day is scored, the predictions are kept, and the day is compared with the rows of training."
-        days = {
+        days: dict[str, Any] = {
             "first": "{{ monitor_day('first', params, triggering_asset_events) }}",
             "last": "{{ monitor_day('last', params, triggering_asset_events) }}",
         }
@@ -345,5 +346,10 @@ class _Builder:
                 task_id="request_retraining", report=report.output, nights=drift.nights, outlets=[self.drift],
                 on_success_callback=self.drift_alert(),
             )  # fmt: skip
-            scores >> report
+            performance = PerformanceReportOperator(
+                task_id="performance", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days,
+                label_known_after=spec.label_known_after, **spec.monitor.performance.model_dump(),
+                served=f"{self.place(spec.places.endpoints)}/{spec.name}/predictions", reports=self.reports,
+            )  # fmt: skip
+            scores >> [report, performance]
         return dag

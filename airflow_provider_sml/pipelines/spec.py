@@ -21,25 +21,11 @@ from airflow_provider_sml.ml.training.custom import PATH
 from airflow_provider_sml.operators.clusters import KINDS, check_cluster
 from airflow_provider_sml.operators.deployment_targets import check_settings
 from airflow_provider_sml.pipelines.spec_gate import Gate
+from airflow_provider_sml.pipelines.spec_monitor import Days, Performance
 from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
 _NOT_YET = ("sagemaker", "vertex", "emr", "dataproc")
-
-
-def _whole_days(value: dt.timedelta) -> dt.timedelta:
-    if value < dt.timedelta(days=1) or value % dt.timedelta(days=1):
-        raise misfit(None, _SOME_DAYS, value)
-    return value
-
-
-_SOME_DAYS = "one or more whole days, such as 14 days"
-Days = Annotated[
-    dt.timedelta,
-    *Duration.__metadata__,
-    AfterValidator(_whole_days),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-zA-Z]+\s*$", EXPECTED: _SOME_DAYS}),
-]
 
 
 class Places(Strict):
@@ -398,6 +384,7 @@ class Monitor(Strict):
     :param rows: largest number of rows drawn from each side for the report.
     :param columns: which features are compared, as ``leave_out: [...]`` or ``only: [...]``; the score always is.
     :param drift: when a night counts as drift.
+    :param performance: when the scores' worth is a finding.
     :param then: what follows enough nights of drift: ``alert``, or ``retrain``, which starts training as well.
     """
 
@@ -405,6 +392,7 @@ class Monitor(Strict):
     rows: Whole = Field(default=5_000, ge=100, le=100_000)
     columns: LeaveOut | CompareOnly = LeaveOut()
     drift: Drift = Drift()
+    performance: Performance = Performance()
     then: Literal["alert", "retrain"] = "alert"
 
 

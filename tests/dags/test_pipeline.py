@@ -155,6 +155,11 @@ def test_nights_are_scored_reported_and_a_storm_starts_training(life, deployed):
     assert [known["day"] for known in night["performance"]] == [str(NIGHT)]
     assert 0.5 < night["performance"][0]["auc"] <= 1
     assert (root / "reports" / "orders" / "nights" / f"{STORM}.html").stat().st_size > 100_000
+    worth = json.loads((root / "reports" / "orders" / "performance" / f"{STORM}.json").read_text())
+    assert [day["day"] for day in worth["realised"]] == [str(NIGHT)], "the storm's labels are not due yet"
+    assert [day["day"] for day in worth["estimated"]] == [str(STORM)]
+    assert worth["realised"] == night["performance"] and worth["reference"]["rows"] > 100
+    assert stormy.results["performance"]["realised_auc"] == round(worth["realised"][0]["auc"], 4)
 
 
 def test_the_same_day_again_gives_the_same_rows_and_one_snapshot_more(life, ingested):

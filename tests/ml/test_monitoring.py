@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
-from sklearn.metrics import roc_auc_score
 
 from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
-from airflow_provider_sml.ml.contract import LABEL
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring import drift, predictions
 from airflow_provider_sml.ml.sampling import split_files
@@ -286,7 +284,6 @@ def log(lake, scorer, day, version="1"):
 
 
 def test_logged_scores_are_replaced_by_a_repeat(small, scorer):
-    assert predictions.realised(small, "orders", ["order"], DAYS[:3]) == []
     log(small, scorer, DAYS[0])
     before = predictions.read_days(small, "orders_predictions", DAYS[0], DAYS[0])
     again = log(small, scorer, DAYS[0], version="2")
@@ -296,27 +293,3 @@ def test_logged_scores_are_replaced_by_a_repeat(small, scorer):
     assert set(after.column("model_version").to_pylist()) == {"2"}
     keys = after.column("row_key").to_pylist()
     assert len(set(keys)) == 60 and not set(keys) & {str(n) for n in rows_of(0, 1, 60).column("order").to_pylist()}
-
-
-def test_the_worth_of_the_scores_is_that_of_the_joined_labels(small, scorer):
-    log(small, scorer, DAYS[0])
-    log(small, scorer, DAYS[1], version="2")
-    truth = {day: stored_day(day, 60) for day in DAYS[:2]}
-    labels = truth[DAYS[1]].column(LABEL).to_pylist()
-    truth[DAYS[1]] = put(truth[DAYS[1]], LABEL, [None if n < 20 else label for n, label in enumerate(labels)])
-    publish(small, {DAYS[1]: truth[DAYS[1]].take(list(reversed(range(60))))})
-    found = predictions.realised(small, "orders", ["order"], [DAYS[2], DAYS[0], DAYS[1], NIGHT])
-    assert [(item["day"], item["rows"], item["version"]) for item in found] == [
-        (str(DAYS[0]), 60, "1"), (str(DAYS[1]), 40, "2"),
-    ]  # fmt: skip
-    for item, day in zip(found, DAYS, strict=False):
-        known = truth[day].filter(truth[day].column(LABEL).is_valid())
-        scores = scorer.score_features(data.matrix(known, DATASET.feature_list))
-        assert item["auc"] == pytest.approx(roc_auc_score(known.column(LABEL).to_numpy(), scores))
-        assert item["auc_low"] <= item["auc"] <= item["auc_high"]
-
-
-def test_a_day_with_one_label_is_left_out(small, scorer):
-    log(small, scorer, DAYS[0])
-    publish(small, {DAYS[0]: put(stored_day(DAYS[0], 60), LABEL, [1] * 60)})
-    assert predictions.realised(small, "orders", ["order"], DAYS[:1]) == []

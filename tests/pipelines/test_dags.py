@@ -62,7 +62,7 @@ def test_the_tasks_of_each_dag_follow_each_other(flights):
         "train"
     )
     assert flights["flights_deploy"].task_ids == ["deploy"]
-    assert {("score", "drift"), ("drift", "request_retraining")} <= edges("monitor")
+    assert {("score", "drift"), ("score", "performance"), ("drift", "request_retraining")} <= edges("monitor")
 
 
 def test_assets_link_the_dags(flights):

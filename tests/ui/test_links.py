@@ -16,6 +16,7 @@ from airflow_provider_sml.operators.monitoring import (
     RequestRetrainingOperator,
     ScorePartitionsOperator,
 )
+from airflow_provider_sml.operators.performance import PerformanceReportOperator
 from airflow_provider_sml.operators.sampling import SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
@@ -31,6 +32,7 @@ from airflow_provider_sml.refs import (
     LineageRef,
     ModelRef,
     ModelVersionRef,
+    PerformanceRef,
     ReportRef,
     SampleRef,
     SearchRef,
@@ -50,6 +52,7 @@ EVALUATION = EvaluationRef("/r", "abc10", 5, 0.7, 0.6, 0.8, None, 0.01).to_xcom(
 VERSION = ModelVersionRef("https://mlflow.example.com:5000", "flights", "10", "run", "abc10").to_xcom()
 VERDICT = VerdictRef("flights", "10", True, 1, [], "/r").to_xcom()
 ENDPOINT = EndpointRef("flights", "local", "http://127.0.0.1:1/invocations", "flights", "10", 5).to_xcom()
+PERFORMANCE = PerformanceRef("flights", "2013-04-02", [], "2013-04-01", 0.7, 0.7, "/r").to_xcom()
 REPORT = ReportRef("flights", "2013-04-02", "drift", 0.5, ["a"], 9, "/r").to_xcom()
 
 MODEL_PAGE, EVALUATION_PAGE = "/sml/models/flights", "/sml/models/flights/evaluation/abc10"
@@ -119,6 +122,11 @@ CASES = {
         DriftReportOperator(task_id="t", name="flights"),
         None,
         {"Model": MODEL_PAGE, "Drift report": ""},
+    ),
+    "performance": (
+        PerformanceReportOperator(task_id="t", name="flights"),
+        PERFORMANCE,
+        {"Model": MODEL_PAGE, "Performance": "/sml/models/flights/performance/2013-04-02"},
     ),
     "retraining": (
         RequestRetrainingOperator(task_id="t", report=REPORT),

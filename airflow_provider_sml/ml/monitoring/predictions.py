@@ -1,4 +1,4 @@
-"""Scores of a day's rows, kept in the lake, and what they were worth once the labels are known."""
+"""Scores of a day's rows, kept in the lake. What they were worth is measured in ``performance``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import datetime as dt
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Scorer
-from airflow_provider_sml.ml.contract import LABEL, PARTITION
+from airflow_provider_sml.ml.contract import PARTITION
 from airflow_provider_sml.ml.expressions import Type, physical
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring.drift import SCORE
-from airflow_provider_sml.ml.training import data, metrics
+from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.refs import SnapshotRef
 
 COLUMNS: list[tuple[str, Type]] = [
@@ -83,7 +80,7 @@ def log_predictions(
     size = rows.num_rows
     predictions = pa.table(
         {
-            "row_key": _row_keys(rows, key),
+            "row_key": row_keys(rows, key),
             SCORE: rows.column(SCORE),
             "model_version": pa.array([version] * size, pa.string()),
             "model_id": pa.array([scorer.bundle.model_id] * size, pa.string()),
@@ -97,52 +94,12 @@ def log_predictions(
     return lake.publish(name, COLUMNS, [folder / "predictions.parquet"], day, day, lineage)
 
 
-def realised(lake: Lake, table: str, key: Sequence[str], days: Sequence[dt.date]) -> list[dict[str, Any]]:
-    """How good the logged scores of some days were, by day; a day without predictions or labels is left out.
-
-    :param table: the table with the labels.
-    :param key: the columns that name a row.
-    :param days: the days whose labels are known.
-    """
-    name = predictions_table(table)
-    if not lake.exists(name):
-        return []
-    logged = lake.days(name)
-    published = lake.days(table)
-    found = []
-    for day in days:
-        if day not in logged or day not in published:
-            continue
-        rows = read_days(lake, table, day, day)
-        labels = pa.table({"row_key": _row_keys(rows, key), LABEL: rows.column(LABEL)})
-        labels = labels.filter(pc.is_valid(labels.column(LABEL)))
-        joined = labels.join(read_days(lake, name, day, day), "row_key", join_type="inner")
-        truth = joined.column(LABEL).to_numpy().astype(float)
-        scores = joined.column(SCORE).to_numpy()
-        if len(np.unique(truth)) < 2:
-            continue
-        interval = metrics.auc_interval(truth, scores)
-        found.append(
-            {
-                "day": day.isoformat(),
-                "rows": len(truth),
-                "auc": interval.value,
-                "auc_low": interval.low,
-                "auc_high": interval.high,
-                "log_loss": metrics.log_loss(truth, scores),
-                "ece": metrics.ece(truth, scores),
-                "version": joined.column("model_version")[0].as_py(),
-            }
-        )
-    return found
-
-
 def predictions_table(table: str) -> str:
     """Name of the table of a table's predictions."""
     return f"{table}_predictions"
 
 
-def _row_keys(rows: pa.Table, key: Sequence[str]) -> pa.Array:
+def row_keys(rows: pa.Table, key: Sequence[str]) -> pa.Array:
     """One text per row that names it, without the values themselves: keys may be personal."""
     columns = [rows.column(name).to_pylist() for name in key]
     return pa.array(
