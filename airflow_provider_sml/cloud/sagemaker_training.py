@@ -9,15 +9,20 @@ It does not tune parameters and runs no processing jobs. Secrets cannot be given
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsQuota, AwsRefused
 from airflow_provider_sml.cloud.prices import estimate
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus, iso, spec_hash
+from airflow_provider_sml.cloud.source_archive import pack
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
 #: Names that ``job_name`` makes for SageMaker leave room for the number of the try.
@@ -43,6 +48,9 @@ class SageMakerTrainingJob(AwsJob):
     :param environment: variables of the container; AWS shows them to everyone who may describe the job.
     :param entrypoint: command of the container; the image's when empty.
     :param arguments: of that command.
+    :param script: script mode of SageMaker's own images, XGBoost's among them: a folder of this machine with the
+        training code, which is put below ``output``, or the S3 address of its tar.gz.
+    :param entry: the file of ``script`` that is run; the image hands it the hyperparameters as arguments.
     :param spot: use spot machines; needs ``checkpoint``.
     :param on_demand_last: when no spot machine was to be had, take the first type on demand.
     :param checkpoint: S3 folder of the checkpoints.
@@ -66,6 +74,8 @@ class SageMakerTrainingJob(AwsJob):
     environment: Mapping[str, str] = field(default_factory=dict)
     entrypoint: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
+    script: str = ""
+    entry: str = "train.py"
     spot: bool = False
     on_demand_last: bool = False
     checkpoint: str = ""
@@ -92,6 +102,8 @@ class SageMakerTrainingJob(AwsJob):
                 found=", ".join(secrets), todo="AWS shows a job's environment to everyone who may describe it",
             )  # fmt: skip
         self.check()
+        if self.script:
+            self._bring_script()
         choice = 0
         for number in range(1, _MOST_TRIES + 1):
             name = self.name if number == 1 else f"{self.name}-{number}"
@@ -193,6 +205,11 @@ class SageMakerTrainingJob(AwsJob):
             raise ConfigurationError(
                 "the job's name is too long", expected=f"at most {NAME_LIMIT} characters", found=self.name
             )
+        if self.script and (self.entrypoint or self.arguments):
+            raise ConfigurationError(
+                "in script mode the image's own command runs the script", expected="no entrypoint and no arguments",
+                found="script with one of them",
+            )  # fmt: skip
         if bool(self.subnets) != bool(self.security_groups):
             raise ConfigurationError(
                 "a VPC needs subnets and security groups", expected="both", found="one of them alone"
@@ -215,7 +232,7 @@ class SageMakerTrainingJob(AwsJob):
             "EnableManagedSpotTraining": spot,
             "EnableNetworkIsolation": self.network_isolation,
             "EnableInterContainerTrafficEncryption": self.encrypt_traffic,
-            "HyperParameters": {key: str(value) for key, value in self.hyperparameters.items()},
+            "HyperParameters": {key: str(value) for key, value in self.hyperparameters.items()} | self._script_mode(),
             "Environment": {**self.environment, SPEC: self.spec},
             "Tags": self.aws_tags(**{"sml-name": self.name}),
         }
@@ -240,7 +257,30 @@ class SageMakerTrainingJob(AwsJob):
     def spec(self) -> str:
         """Hash of what decides the model: not of the machines, tags or time limits."""
         decisive = (self.image, self.inputs, self.hyperparameters, self.environment, self.entrypoint, self.arguments)
-        return spec_hash([*decisive, self.output, self.count])
+        return spec_hash([*decisive, self.output, self.count, self._script_mode()])
+
+    @cached_property
+    def _packed(self) -> tuple[str, bytes]:
+        """Where the training code lies, and its archive; an empty one where it lies there already."""
+        if self.script.startswith("s3://"):
+            return self.script, b""
+        packed = pack(Path(self.script))
+        digest = hashlib.sha256(packed).hexdigest()[:16]
+        return f"{self.output.rstrip('/')}/source/{digest}/sourcedir.tar.gz", packed
+
+    def _script_mode(self) -> dict[str, str]:
+        """The hyperparameters of script mode, as JSON each (the SageMaker Training Toolkit's README)."""
+        if not self.script:
+            return {}
+        own = {"sagemaker_program": self.entry, "sagemaker_submit_directory": self._packed[0]}
+        return {key: json.dumps(value) for key, value in own.items()}
+
+    def _bring_script(self) -> None:
+        """Put the training code to S3; its address names its content."""
+        place, packed = urlsplit(self._packed[0]), self._packed[1]
+        if packed:
+            locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.kms_key} if self.kms_key else {}
+            self.call("s3", "put_object", Bucket=place.netloc, Key=place.path.lstrip("/"), Body=packed, **locked)
 
     @property
     def _wait(self) -> int:

@@ -174,6 +174,8 @@ def test_the_request_carries_keys_network_tags_and_limits(cloud):
         ({"instances": []}, "no machine type"),
         ({"name": "x" * 60}, "too long"),
         ({"subnets": ["subnet-1"]}, "subnets and security groups"),
+        ({"script": "/nowhere/at/all"}, "there is nothing in"),
+        ({"script": "s3://code/x.tar.gz", "arguments": ["x"]}, "image's own command"),
     ],
 )
 def test_what_cannot_be_right_is_refused_before_aws_is_asked(cloud, changes, said):

@@ -67,6 +67,21 @@ def test_a_version_is_deployed_checked_and_made_champion(deploy, cloud, registry
     assert len(cloud.bill.running()) == 1
 
 
+def test_a_champion_is_an_approved_model_package_once(deploy, cloud, registry):
+    group = {"model_package_group": "toys"}
+    plan = deploy("1", more="plan=True", **group).results["deploy"]["calls"]
+    assert plan[-2:] == ["sagemaker:create_model_package_group", "sagemaker:create_model_package"]
+    for operation in ("CreateModelPackageGroup", "CreateModelPackage"):
+        cloud.faults.add("drop_after", operation)
+    assert deploy("1", retries=2, **group).state == "success"
+    cloud.faults.add("roll_back", "UpdateEndpoint")
+    assert deploy("2", **group).state == "failed"
+    [package] = cloud.sagemaker.packages.values()
+    assert package["ModelApprovalStatus"] == "Approved" and package["CustomerMetadataProperties"]["version"] == "1"
+    container = package["InferenceSpecification"]["Containers"][0]
+    assert container["ModelDataUrl"] == cloud.sagemaker.models[config(cloud)]["PrimaryContainer"]["ModelDataUrl"]
+
+
 def test_deploying_again_changes_nothing(deploy, cloud, registry):
     deploy("1")
     before = cloud.calls.count("CreateEndpoint"), cloud.calls.count("UpdateEndpoint")

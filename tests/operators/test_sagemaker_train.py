@@ -1,7 +1,14 @@
 """SageMakerTrainOperator through ``dag.test()`` and Airflow's own AWS connection, against the fake SageMaker."""
 
+import io
 import json
+import os
+import subprocess
+import sys
+import tarfile
+from urllib.parse import urlsplit
 
+import boto3
 import pytest
 
 from tests.links import console_page
@@ -135,3 +142,64 @@ def test_a_killed_task_stops_its_job(dag_project, cloud):
     cloud.clock.advance(300)
     assert cloud.calls.count("StopTrainingJob") == 1
     assert cloud.bill.running() == []
+
+
+SCRIPT = """
+import argparse, json, os, pathlib
+from helper import double
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--depth", type=int)
+rows = pathlib.Path(os.environ["SM_CHANNEL_TRAIN"], "rows.csv").read_text().split()
+model = {"depth": double(parser.parse_args().depth), "rows": len(rows)}
+pathlib.Path(os.environ["SM_MODEL_DIR"], "model.json").write_text(json.dumps(model))
+"""
+
+
+def script_mode(s3, folder):
+    """What an image with script mode does: fetch the code, run it with the hyperparameters, pack the model."""
+
+    def fetch(address):
+        place = urlsplit(address)
+        return s3.get_object(Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
+
+    def train(request):
+        given = {key: json.loads(value) for key, value in request["HyperParameters"].items()}
+        for name in ("code", "model", "train"):
+            (folder / name).mkdir()
+        with tarfile.open(fileobj=io.BytesIO(fetch(given["sagemaker_submit_directory"]))) as archive:
+            archive.extractall(folder / "code", filter="data")
+        [channel] = request["InputDataConfig"]
+        rows = fetch(channel["DataSource"]["S3DataSource"]["S3Uri"] + "/rows.csv")
+        (folder / "train" / "rows.csv").write_bytes(rows)
+        own = [
+            word
+            for key, value in given.items()
+            if not key.startswith("sagemaker_")
+            for word in (f"--{key}", str(value))
+        ]
+        places = {"SM_CHANNEL_TRAIN": str(folder / "train"), "SM_MODEL_DIR": str(folder / "model")}
+        command = [sys.executable, given["sagemaker_program"], *own]
+        subprocess.run(command, cwd=folder / "code", env=os.environ | places, check=True)
+
+    return train
+
+
+def test_script_mode_runs_the_code_of_a_folder(dag_project, cloud, fake_s3, tmp_path):
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="models")
+    s3.put_object(Bucket="models", Key="rows/rows.csv", Body=b"1 2 3")
+    source = tmp_path / "source"
+    (source / "__pycache__").mkdir(parents=True)
+    for name, text in (("train.py", SCRIPT), ("helper.py", "double = lambda n: 2 * n\n"), ("__pycache__/x.pyc", "x")):
+        (source / name).write_text(text)
+    cloud.sagemaker.train = script_mode(s3, tmp_path)
+    more = "inputs={{'train': 's3://models/rows'}}, hyperparameters={{'depth': 3}}, options={{'script': {!r}}}"
+    cloud.faults.add("drop_after", "CreateTrainingJob")
+    text = DAG_FILE.format(more=more.format(str(source)), retries=1)
+    assert dag_project.run(dag_project.write("churn.py", text), "churn_train").state == "success"
+    assert json.loads((tmp_path / "model" / "model.json").read_text()) == {"depth": 6, "rows": 3}
+    assert sorted(path.name for path in (tmp_path / "code").iterdir() if path.is_file()) == ["helper.py", "train.py"]
+    [job] = cloud.sagemaker.jobs.values()
+    place = json.loads(job.request["HyperParameters"]["sagemaker_submit_directory"])
+    assert place.startswith("s3://models/churn/source/") and place.endswith("/sourcedir.tar.gz")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import tarfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,21 +12,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sml.cloud.sagemaker_endpoint import SageMakerRollout
+from airflow_provider_sml.cloud.sagemaker_packages import ModelPackage
 from airflow_provider_sml.cloud.sagemaker_spec import CHALLENGER, EndpointSpec
+from airflow_provider_sml.cloud.source_archive import pack
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.deployment_targets import Deployment
 
 _RUNTIME = "sagemaker-runtime"
 #: Settings that are the target's own; all others are those of ``EndpointSpec``.
-_OWN = ("aws_conn_id", "region", "artifacts", "prices")
+_OWN = ("aws_conn_id", "region", "artifacts", "prices", "model_package_group")
 
 
 class SageMakerTarget:
     """Deploys to SageMaker.
 
-    Settings: ``artifacts`` (S3 folder of the models), ``aws_conn_id``, ``region``, ``prices``, and those of
-    ``cloud.sagemaker_spec.EndpointSpec``. An asynchronous endpoint is asked through S3, below its output folder.
+    Settings: ``artifacts`` (S3 folder of the models), ``aws_conn_id``, ``region``, ``prices``,
+    ``model_package_group`` (a group of SageMaker's model registry, in which the version is registered and approved when
+    it has become the champion), and those of ``cloud.sagemaker_spec.EndpointSpec``. An asynchronous endpoint is asked
+    through S3, below its output folder.
 
     :param deployment: what is deployed.
     """
@@ -76,19 +77,9 @@ class SageMakerTarget:
     def upload(self, bundle: Path) -> None:
         """Put the bundle to S3 as the archive that SageMaker unpacks; the same bundle is always the same bytes."""
         place, what = urlsplit(self._place), self._rollout.what
-        archive = io.BytesIO()
-        with (
-            gzip.GzipFile(fileobj=archive, mode="wb", mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w") as tar,
-        ):
-            for file in sorted(path for path in bundle.iterdir() if path.is_file()):
-                entry = tarfile.TarInfo(file.name)
-                entry.size, entry.mode = file.stat().st_size, 0o644
-                with file.open("rb") as content:
-                    tar.addfile(entry, content)
         locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": what.kms_key} if what.kms_key else {}
         key = place.path.lstrip("/")
-        self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=archive.getvalue(), **locked)
+        self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=pack(bundle), **locked)
 
     def rollout(self) -> SageMakerRollout:
         """The roll-out."""
@@ -98,6 +89,7 @@ class SageMakerTarget:
         """The exact calls, and the cost per hour."""
         current = self._rollout.endpoint()
         calls = self._rollout.calls(current) + self._rollout.scaling_calls(self._rollout.config(current))
+        calls += self._package.calls(self._rollout.aws_tags()) if self._package and self.replaces else []
         cost = self._rollout.hourly_cost()
         by_use = "by use: it is serverless" if self._rollout.what.serverless else "unknown: no price for the machine"
         return calls, by_use if cost is None else f"{cost:,.4f} USD per hour while it serves"
@@ -128,7 +120,27 @@ class SageMakerTarget:
         return predictions(self.address(), answer, len(rows))
 
     def complete(self, result: Mapping[str, Any]) -> None:
-        """Nothing: SageMaker has ended the old machines, and the old configuration is the way back."""
+        """Register the version in SageMaker's own registry, where that is wanted.
+
+        Nothing else: SageMaker has ended the old machines, and the old configuration is the way back.
+        """
+        if self._package:
+            self._package.register(self._rollout)
+
+    @property
+    def _package(self) -> ModelPackage | None:
+        group, what, deployment = (
+            self.deployment.settings.get("model_package_group"),
+            self._rollout.what,
+            self.deployment,
+        )
+        if not group:
+            return None
+        return ModelPackage(
+            group=group, version=f"{deployment.model} version {deployment.version}, {deployment.model_id}",
+            image=what.image, model_data=what.model_data,
+            properties={"version": deployment.version, "model_id": deployment.model_id, **deployment.tags},
+        )  # fmt: skip
 
     def undo(self, result: Mapping[str, Any]) -> str:
         """Take the roll-out back."""
