@@ -405,6 +405,27 @@ class VerdictRef(Ref):
 
 
 @dataclass(frozen=True)
+class ApprovalRef(Ref):
+    """What a person decided on a version that passed its gate.
+
+    :param name: registered model.
+    :param version: version number.
+    :param decision: ``approved``, ``rejected``, or ``unanswered``.
+    :param by: name of the user; empty when nobody answered in time.
+    :param time: of the decision, ISO 8601.
+    :param comment: what the user wrote with it.
+    """
+
+    kind: ClassVar[str] = "approval"
+    name: str
+    version: str
+    decision: str
+    by: str
+    time: str
+    comment: str
+
+
+@dataclass(frozen=True)
 class EndpointRef(Ref):
     """An endpoint that serves a version.
 

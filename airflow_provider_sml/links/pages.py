@@ -35,6 +35,7 @@ _FACTS = {
     "evaluation": {"model_id": "model_id"},
     "model_version": {"name": "name", "version": "version", "registry": "registry"},
     "verdict": {"name": "name", "version": "version"},
+    "approval": {"name": "name", "version": "version"},
     "endpoint": {"name": "model", "version": "version"},
     "report": {"name": "model", "day": "day"},
     "performance": {"name": "model", "day": "day"},

@@ -295,7 +295,15 @@ class DeployModelOperator(RemoteJobOperator):
                 found="none",
                 todo="train and register one first",
             )
-        if registry.tags(found).get("gate") == "failed":
+        tags = registry.tags(found)
+        if (approval := tags.get("approval")) and approval != "approved":
+            raise ConfigurationError(
+                f"{self.name} version {found.version} was not approved",
+                expected="approval: approved",
+                found=f"approval: {approval}",
+                todo="answer the task that asks; where it has ended, clear it to ask again",
+            )
+        if tags.get("gate") == "failed":
             raise ConfigurationError(
                 f"{self.name} version {found.version} did not pass its gate",
                 expected="a version that passed",

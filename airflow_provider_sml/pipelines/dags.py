@@ -270,11 +270,34 @@ class _Builder:
                 task_id="register", model=model.output, sample=sample.output, name=spec.name,
                 evaluation=evaluation.output, mlflow=self.mlflow,
             )  # fmt: skip
-            GateOperator(
-                task_id="gate", version=version.output, evaluation=evaluation.output,
-                checks=gate.checks, mlflow=self.mlflow, reports=self.reports, outlets=[self.passed],
+            asked = gate.approval != "none"
+            judged = GateOperator(
+                task_id="gate", version=version.output, evaluation=evaluation.output, checks=gate.checks,
+                approval=asked, mlflow=self.mlflow, reports=self.reports, outlets=[] if asked else [self.passed],
             )  # fmt: skip
+            if asked:
+                judged >> self.approval(version)
         return dag
+
+    def approval(self, version: RegisterModelOperator) -> Any:
+        """The person who is asked after the gate."""
+        # Imported where it is used: Airflow's forms cost every other DAG file time at parsing.
+        from airflow_provider_sml.operators.approval import ApproveModelOperator
+
+        approval = self.spec.gate.approval
+        if approval == "none":
+            raise TypeError("nobody is asked")
+        return ApproveModelOperator(
+            task_id="approve", version=version.output, **approval.arguments, mlflow=self.mlflow, reports=self.reports,
+            notifiers=[
+                AlertNotifier(
+                    title=f"{self.spec.name}: a version waits for approval",
+                    body="Answer under Required Actions of {{ dag.dag_id }}, run {{ run_id }}.",
+                    severity="info", channels=self.channels,
+                )
+            ],
+            outlets=[self.passed],
+        )  # fmt: skip
 
     def searched(self, sample: SampleOperator) -> Any:
         """The training's hyper-parameters, which a task searches where the spec says so."""

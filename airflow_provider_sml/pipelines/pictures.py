@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airflow_provider_sml.pipelines.spec import PipelineSpec
+from airflow_provider_sml.pipelines.spec_gate import Approval
 
 
 def picture(stage: str, spec: PipelineSpec) -> str:
@@ -61,6 +62,9 @@ def _train(spec: PipelineSpec) -> str:
             f"Optuna: {train.search.budget}, {train.search.parallel} at once",
             f"hyper-parameters: {', '.join(train.search.space)}",
         ]
+    asked = []
+    if spec.gate.approval != "none":
+        asked = [_approval(spec.gate.approval), "approved version"]
     return _draw(
         _start(", or ".join(starts)),
         "",
@@ -74,9 +78,21 @@ def _train(spec: PipelineSpec) -> str:
         "version, with its lineage",
         "gate: limits, champion, slices, the stored model   --> not passed: the task fails, nothing changes",
         "challenger",
+        *asked,
         "",
         f"{spec.name}_deploy",
     )
+
+
+def _approval(approval: Approval) -> str:
+    """Who is asked, and what happens without an answer."""
+    who = ", ".join(user if isinstance(user, str) else user.name for user in approval.by) or "a person"
+    who = who if len(who) <= 40 else f"one of {len(approval.by)} people"
+    without = ""
+    if approval.within is not None:
+        ends = {"reject": "rejected", "approve": "approved", "fail": "the task fails"}[approval.on_no_answer]
+        without = f"; no answer in {approval.within.total_seconds() / 3600:g} h: {ends}"
+    return f"{who} decides{without}"
 
 
 def _deploy(spec: PipelineSpec) -> str:

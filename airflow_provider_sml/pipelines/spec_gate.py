@@ -1,8 +1,8 @@
-"""The part of a spec that says what a version must fulfil to be deployed."""
+"""The part of a spec that says what a version must fulfil to be deployed, and who may let it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -149,6 +149,46 @@ class LatencyCheck(Strict):
         return self
 
 
+class Approver(Strict):
+    """A person, where the log-in's id is another than the name.
+
+    :param id: as the auth manager knows the user, such as the number in Flask-AppBuilder's table of users.
+    :param name: the user's name, by which the one who triggered a run is known.
+    """
+
+    id: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+
+
+class Approval(Strict):
+    """A person decides, after the checks have passed, whether the version is deployed.
+
+    :param by: names of the users who may; everybody who may answer tasks of the DAG when empty.
+    :param within: how long the task waits for the answer; for ever when null.
+    :param on_no_answer: what then happens: ``reject``, ``approve``, or ``fail``, which alerts.
+    :param exclude_trigger: whether the user who triggered the training may not approve its outcome.
+    """
+
+    by: list[Annotated[str, StringConstraints(min_length=1)] | Approver] = []
+    within: Duration | None = Field(default="24h", validate_default=True)
+    on_no_answer: Literal["reject", "approve", "fail"] = "reject"
+    exclude_trigger: bool = False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The approval as ``ApproveModelOperator`` takes it."""
+        return self.model_dump()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Approval:
+        if self.within is not None and not self.within:
+            raise misfit("within", "longer than nothing, or null", "0s")
+        names = [who if isinstance(who, str) else who.name for who in self.by]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise misfit("by", "each user once", f"{twice} twice")
+        return self
+
+
 class Gate(Strict):
     """What a version must fulfil to be deployed.
 
@@ -162,6 +202,7 @@ class Gate(Strict):
     :param parity: the stored model's scores against those of training.
     :param size: the model's bytes.
     :param latency: the time of one row.
+    :param approval: a person who decides in the end; ``none`` for nobody.
     """
 
     auc: AucCheck = AucCheck()
@@ -174,8 +215,9 @@ class Gate(Strict):
     parity: ParityCheck | None = None
     size: SizeCheck | None = None
     latency: LatencyCheck | None = None
+    approval: Literal["none"] | Approval = "none"
 
     @property
     def checks(self) -> dict[str, object]:
         """The checks as ``GateOperator`` takes them."""
-        return self.model_dump(mode="json", exclude_none=True)
+        return self.model_dump(mode="json", exclude={"approval"}, exclude_none=True)

@@ -1,5 +1,6 @@
 """The DAGs of a spec as Airflow sees them: asset links, schedules, forms, documentation, and what is handed down."""
 
+import datetime as dt
 import logging
 
 import pytest
@@ -240,6 +241,19 @@ def test_what_steers_a_training_reaches_the_planner_and_the_training(build):
     for said, given in (("champion", "champion"), ("3", "3")):
         train = build(("  cluster: local", f"  warm_start: {said}"))["train"].task_dict["train"]
         assert (train.warm_start, train.name) == (given, "flights") and train.mlflow.endswith("include/data/mlflow")
+
+
+def test_a_person_is_asked_after_the_gate_where_the_spec_says_so(build):
+    assert "approve" not in build()["train"].task_dict
+    said = "  ece: {max: 0.05}\n  approval: {by: [ann, {id: '7', name: bob}], within: 4h, exclude_trigger: true}"
+    dag = build(("  ece: {max: 0.05}", said))["train"]
+    gate, approve = dag.task_dict["gate"], dag.task_dict["approve"]
+    assert gate.approval and uris(gate.outlets) == [] and uris(approve.outlets) == ["x-sml://flights/passed"]
+    assert approve.upstream_task_ids == {"register", "gate"} and approve.reports == gate.reports
+    assert approve.by == ["ann", {"id": "7", "name": "bob"}] and approve.response_timeout == dt.timedelta(hours=4)
+    assert (approve.on_no_answer, approve.defaults, approve.exclude_trigger) == ("reject", ["Reject"], True)
+    assert "ann, bob decides; no answer in 4 h: rejected" in dag.doc_md
+    assert approve.notifiers[0].severity == "info" and "approval" not in gate.checks
 
 
 SEARCH = (

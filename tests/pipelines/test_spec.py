@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from airflow_provider_sml.pipelines import PipelineSpec, load_spec
+from airflow_provider_sml.pipelines import PipelineSpec, PipelineSpecError, load_spec
 from airflow_provider_sml.pipelines.__main__ import main
 from airflow_provider_sml.pipelines.document import SpecLoader
 from airflow_provider_sml.pipelines.schema import spec_schema
@@ -524,11 +524,23 @@ WRONG = {
         None,
         "deploy.rollout is not a key of the spec\n  expected: one of parity_rows, port, settings, target",
     ),
-    "an approval": (
+    "an approval by a role": (
         "  ece: {max: 0.05}",
-        "  approval: {by: role}",
+        "  approval: {by: admins}",
         None,
-        "gate.approval is not a key of the spec\n  expected: one of auc, baseline, brier, ece, latency",
+        "gate.approval",
+    ),
+    "an approval that is over at once": (
+        "  ece: {max: 0.05}",
+        "  approval: {by: [ann], within: 0s}",
+        None,
+        "gate.approval.within is wrong\n  expected: longer than nothing, or null; found: 0s",
+    ),
+    "an approver twice": (
+        "  ece: {max: 0.05}",
+        '  approval: {by: [ann, {id: "3", name: ann}]}',
+        None,
+        "gate.approval.by is wrong\n  expected: each user once; found: ann twice",
     ),
     "a target in a cloud": (
         "target: local",
@@ -689,6 +701,17 @@ def test_a_profile_changes_places_and_sizes(spoilt, monkeypatch):
     profile(path, "spark: {on: emr-serverless}\nwarehouse: {location: EU, labels: {team: ops}}\nencryption: required\n")
     spec = load_spec(path)
     assert (spec.spark.on, spec.warehouse.location, spec.encryption) == ("emr-serverless", "EU", "required")
+
+
+def test_a_profile_says_who_decides_but_not_what_a_version_must_fulfil(spoilt):
+    path = spoilt()
+    profile(path, "gate: {approval: {by: [ann], within: null}}\n")
+    spec = load_spec(path, "production")
+    assert spec.gate.approval.by == ["ann"] and spec.gate.approval.within is None and spec.gate.ece.max == 0.05
+    assert load_spec(path).gate.approval == "none"
+    profile(path, "gate: {approval: none, ece: {max: 1}}\n")
+    with pytest.raises(PipelineSpecError, match=r"a profile cannot change gate\n.*of gate its approval alone"):
+        load_spec(path, "production")
 
 
 def test_an_unknown_profile_is_refused_with_those_that_are_there(spoilt, refused, monkeypatch):

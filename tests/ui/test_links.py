@@ -6,6 +6,7 @@ import pytest
 
 from airflow_provider_sml.get_provider_info import get_provider_info
 from airflow_provider_sml.links import pages
+from airflow_provider_sml.operators.approval import ApproveModelOperator
 from airflow_provider_sml.operators.costs import CostReportOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
@@ -106,6 +107,11 @@ CASES = {
         GateOperator(task_id="t", version=VERSION, evaluation=EVALUATION),
         None,
         {"Model": MODEL_PAGE, "Gate": GATE_PAGE, "Evaluation": EVALUATION_PAGE, "MLflow": MLFLOW_PAGE},
+    ),
+    "approval": (
+        ApproveModelOperator(task_id="t", version=VERSION),
+        None,
+        {"Model": MODEL_PAGE, "Gate": GATE_PAGE, "MLflow": MLFLOW_PAGE},
     ),
     "deploy": (
         DeployModelOperator(task_id="t", name="flights", version="10"),

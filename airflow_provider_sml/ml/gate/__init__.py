@@ -14,6 +14,7 @@ from typing import Any
 
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.gate import served as stored_model
+from airflow_provider_sml.ml.gate.approval import forget_approval, kept_approval, record_approval
 from airflow_provider_sml.ml.gate.checks import checks as evaluation_checks
 from airflow_provider_sml.ml.gate.page import verdict_page
 from airflow_provider_sml.ml.gate.served import Served
@@ -21,7 +22,17 @@ from airflow_provider_sml.ml.gate.settings import SERVED, check_settings
 from airflow_provider_sml.ml.gate.verdict import PAGE_FILE, Check, Verdict
 from airflow_provider_sml.refs import ModelVersionRef, VerdictRef
 
-__all__ = ["SERVED", "Check", "Served", "Verdict", "check_settings", "judge"]
+__all__ = [
+    "SERVED",
+    "Check",
+    "Served",
+    "Verdict",
+    "check_settings",
+    "forget_approval",
+    "judge",
+    "kept_approval",
+    "record_approval",
+]
 
 
 def judge(
@@ -62,6 +73,7 @@ def judge(
         time=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
     verdict.write(folder)
+    forget_approval(folder)  # what was decided on an earlier verdict does not stand for this one
     storage.write(folder / PAGE_FILE, verdict_page(verdict))
     return VerdictRef(
         name=version.name,

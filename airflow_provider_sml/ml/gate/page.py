@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from airflow_provider_sml.ml.gate.verdict import Verdict
 from airflow_provider_sml.ml.page import Page
+from airflow_provider_sml.refs import ApprovalRef
 
 #: Passed checks that the form shows; a failed one is always shown.
 _MOST_SHOWN = 30
 
 
-def verdict_page(verdict: Verdict, approval: Mapping[str, Any] | None = None) -> str:
+def verdict_page(verdict: Verdict, approval: ApprovalRef | None = None) -> str:
     """The page as HTML.
 
     :param verdict: what the gate said.
-    :param approval: what a person decided, as ``approval.json`` holds it; None where nobody has.
+    :param approval: what a person decided; None where nobody was asked, or has not answered.
     """
     page = Page(f"Gate of {verdict.name} version {verdict.version}")
     passed = len(verdict.checks) - len(verdict.failed)
     word = "Passed" if verdict.passed else "Not passed"
     page.text(f"{word}: {passed} of {len(verdict.checks)} checks.", "good" if verdict.passed else "bad")
     if approval is not None:
-        good = approval["decision"] == "approved"
-        page.text(f"{told(approval)}.", "good" if good else "bad")
+        said = f"{_decided(approval)}{f': {approval.comment}' if approval.comment else ''}"
+        page.text(f"{said}.", "good" if approval.decision == "approved" else "bad")
     page.table(
         ["Check", "", "Found", "Asked for", "To do"],
         [(c.name, "✓" if c.passed else "✗", c.value, c.limit, "" if c.passed else c.todo) for c in verdict.checks],
@@ -35,11 +33,11 @@ def verdict_page(verdict: Verdict, approval: Mapping[str, Any] | None = None) ->
     return page.text(f"Model {verdict.model_id}{against}, judged at {verdict.time}.", "note").render()
 
 
-def told(approval: Mapping[str, Any]) -> str:
-    """A decision in words."""
-    by = approval.get("by") or ""
-    who = f"by {by}" if by else "because nobody answered in time"
-    return f"{str(approval['decision']).capitalize()} {who} at {approval['time']}"
+def _decided(approval: ApprovalRef) -> str:
+    if approval.decision == "unanswered":
+        return f"Nobody had answered by {approval.time}"
+    who = f"by {approval.by}" if approval.by else "because nobody answered in time,"
+    return f"{approval.decision.capitalize()} {who} at {approval.time}"
 
 
 def verdict_markdown(verdict: Verdict, link: str = "") -> str:
