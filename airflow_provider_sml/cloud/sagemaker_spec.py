@@ -12,6 +12,7 @@ from airflow_provider_sml.errors import ConfigurationError
 #: Names of the variants: the one that serves, and the one that is tried beside it.
 CHAMPION, CHALLENGER = "champion", "challenger"
 _ROLLOUTS = ("canary", "linear", "blue-green", "rolling", "all-at-once")
+CONTAINERS = ("ours", "xgboost")
 _MODES = ("replace", "ab", "shadow")
 _DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
@@ -21,6 +22,8 @@ class EndpointSpec:
     """One version on an endpoint. Exactly one of ``instance`` and ``serverless`` says where it runs.
 
     :param image: the scoring container.
+    :param container: what it is: ``ours``, built of ``docker/scoring.Dockerfile``, or ``xgboost``, SageMaker's own
+        XGBoost image, which takes encoded features as CSV and does not recalibrate.
     :param model_data: S3 address of the model.tar.gz.
     :param role: ARN of the role that it runs as.
     :param instance: machine type.
@@ -47,6 +50,7 @@ class EndpointSpec:
     image: str
     model_data: str
     role: str
+    container: str = "ours"
     instance: str = ""
     count: int = 1
     serverless: Mapping[str, int] = field(default_factory=dict)
@@ -101,6 +105,7 @@ class EndpointSpec:
         return [
             (bool(self.instance) == bool(self.serverless), "either instance or serverless",
              f"instance {self.instance!r}, serverless {dict(self.serverless)}"),
+            (self.container not in CONTAINERS, f"container: one of {', '.join(CONTAINERS)}", self.container),
             (self.rollout not in _ROLLOUTS, f"rollout: one of {', '.join(_ROLLOUTS)}", self.rollout),
             (self.mode not in _MODES, f"mode: one of {', '.join(_MODES)}", self.mode),
             (not 1 <= self.step <= 100, "step: 1 to 100 percent", self.step),
@@ -121,7 +126,8 @@ class EndpointSpec:
 
     def model(self, name: str, version: str) -> dict[str, Any]:
         """The request of CreateModel."""
-        environment = {"SML_SERVE_HOST": "0.0.0.0", "SML_MODEL_VERSION": version, **self.environment}
+        own = {"SML_SERVE_HOST": "0.0.0.0", "SML_MODEL_VERSION": version} if self.container == "ours" else {}
+        environment = own | dict(self.environment)
         request: dict[str, Any] = {
             "ModelName": name,
             "ExecutionRoleArn": self.role,

@@ -187,6 +187,7 @@ class DeployModelOperator(RemoteJobOperator):
             model_id=version.model_id,
             settings=self._settings(),
             tags=lineage(context) | {"model": self.name},
+            bundle=self._folder(version),
         )
         return target_of(self.target, deployment)
 

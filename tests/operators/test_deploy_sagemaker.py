@@ -184,6 +184,16 @@ def test_serverless_and_asynchronous_endpoints_pass_parity(deploy, cloud, regist
     assert cloud.bill.running() == []
 
 
+def test_sagemaker_s_own_xgboost_image_serves_the_booster_and_passes_parity(deploy, cloud, registry):
+    image = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:3.2-0"
+    result = deploy("1", image=image, container="xgboost")
+    assert (result.state, result.results["deploy"]["parity_rows"]) == ("success", 30)
+    model = cloud.sagemaker.models[config(cloud)]["PrimaryContainer"]
+    assert model["ModelDataUrl"].endswith("/xgboost/model.tar.gz") and model["Environment"] == {}
+    assert deploy("2", image=image, container="xgbost").state == "failed"
+    assert champion(registry) == "1"
+
+
 def test_spot_is_refused_with_the_alternatives(deploy, cloud, capfd):
     assert deploy("1", spot=True, retries=2).state == "failed"
     said = capfd.readouterr().out

@@ -28,6 +28,7 @@ class Deployment:
     :param model_id: id of the trained model.
     :param settings: of the target, as the DAG gives them.
     :param tags: lineage, for everything that is made.
+    :param bundle: folder on this machine that the model bundle is brought to.
     """
 
     endpoint: str
@@ -36,6 +37,7 @@ class Deployment:
     model_id: str
     settings: Mapping[str, Any]
     tags: Mapping[str, str]
+    bundle: Path = Path()
 
 
 class Target(Protocol):

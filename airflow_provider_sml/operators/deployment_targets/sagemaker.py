@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from airflow_provider_sml.cloud.sagemaker_endpoint import SageMakerRollout
 from airflow_provider_sml.cloud.sagemaker_packages import ModelPackage
 from airflow_provider_sml.cloud.sagemaker_spec import CHALLENGER, EndpointSpec
-from airflow_provider_sml.cloud.source_archive import pack
+from airflow_provider_sml.cloud.source_archive import pack, pack_files
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.deployment_targets import Deployment
@@ -67,7 +67,8 @@ class SageMakerTarget:
     @property
     def _place(self) -> str:
         base = str(self.deployment.settings["artifacts"]).rstrip("/")
-        return f"{base}/{self.deployment.model}/{self.deployment.model_id}/model.tar.gz"
+        kind = "/xgboost" if self.deployment.settings.get("container") == "xgboost" else ""
+        return f"{base}/{self.deployment.model}/{self.deployment.model_id}{kind}/model.tar.gz"
 
     @property
     def replaces(self) -> bool:
@@ -76,10 +77,15 @@ class SageMakerTarget:
 
     def upload(self, bundle: Path) -> None:
         """Put the bundle to S3 as the archive that SageMaker unpacks; the same bundle is always the same bytes."""
+        from airflow_provider_sml.ml.bundle import Bundle
+        from airflow_provider_sml.ml.serving.xgboost_container import MODEL_FILE, booster_of
+
         place, what = urlsplit(self._place), self._rollout.what
+        ours = what.container == "ours"
+        packed = pack(bundle) if ours else pack_files({MODEL_FILE: booster_of(Bundle.read(bundle))})
         locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": what.kms_key} if what.kms_key else {}
         key = place.path.lstrip("/")
-        self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=pack(bundle), **locked)
+        self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=packed, **locked)
 
     def rollout(self) -> SageMakerRollout:
         """The roll-out."""
@@ -101,23 +107,35 @@ class SageMakerTarget:
     def score(self, rows: list[dict[str, Any]]) -> list[float] | None:
         """Scores of the new version; None for a shadow, whose answers nobody gets."""
         from airflow_provider_sml.ml.serving.parity import predictions
+        from airflow_provider_sml.ml.serving.xgboost_container import csv_scores
 
         what = self._rollout.what
         if what.mode == "shadow":
             return None
-        body = json.dumps({"instances": rows}).encode()
+        body, kind = self._question(rows)
         if what.asynchronous:
-            answer = self._ask_through_s3(body)
+            answer = self._ask_through_s3(body, kind)
         else:
             chosen = {"TargetVariant": CHALLENGER} if what.mode == "ab" else {}
             try:
                 answer = self._rollout.call(
                     _RUNTIME, "invoke_endpoint", EndpointName=self.deployment.endpoint, Body=body,
-                    ContentType="application/json", Accept="application/json", **chosen,
+                    ContentType=kind, Accept=kind, **chosen,
                 )["Body"].read()  # fmt: skip
             except SmlError as error:
                 raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
+        if what.container == "xgboost":
+            return csv_scores(self.address(), answer, len(rows))
         return predictions(self.address(), answer, len(rows))
+
+    def _question(self, rows: list[dict[str, Any]]) -> tuple[bytes, str]:
+        """Body and content type of a request for scores."""
+        if self._rollout.what.container == "ours":
+            return json.dumps({"instances": rows}).encode(), "application/json"
+        from airflow_provider_sml.ml.bundle import Bundle
+        from airflow_provider_sml.ml.serving.xgboost_container import CONTENT, csv_request
+
+        return csv_request(Bundle.read(self.deployment.bundle), rows), CONTENT
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Register the version in SageMaker's own registry, where that is wanted.
@@ -146,7 +164,7 @@ class SageMakerTarget:
         """Take the roll-out back."""
         return self._rollout.undo(f"{result['config']}/{result['previous']}")
 
-    def _ask_through_s3(self, body: bytes, within: float = 900.0) -> bytes:
+    def _ask_through_s3(self, body: bytes, kind: str, within: float = 900.0) -> bytes:
         """An asynchronous answer: the request is put to S3, and the output awaited there."""
         call, name = self._rollout.call, f"sml-parity-{uuid.uuid4().hex}"
         base = urlsplit(self._rollout.what.asynchronous["output"])
@@ -155,7 +173,7 @@ class SageMakerTarget:
         place = urlsplit(
             call(
                 _RUNTIME, "invoke_endpoint_async", EndpointName=self.deployment.endpoint, InferenceId=name,
-                InputLocation=f"s3://{base.netloc}/{key}", ContentType="application/json", Accept="application/json",
+                InputLocation=f"s3://{base.netloc}/{key}", ContentType=kind, Accept=kind,
             )["OutputLocation"]
         )  # fmt: skip
         end = time.monotonic() + within

@@ -1,9 +1,10 @@
-"""What answers an invocation: our own scoring application on the model data that the fake SageMaker was given."""
+"""What answers an invocation: our own scoring application, or SageMaker's XGBoost image, on the model data in S3."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,8 @@ Container = Callable[[bytes, str, str], tuple[int, bytes, str]]
 def bundle_container(cloud: FakeAws, model: dict[str, Any]) -> Container:
     """The scoring application of ``ml.serving``, in this process, on a model bundle in S3.
 
+    On an archive with an ``xgboost-model`` in it, what SageMaker's own XGBoost image does.
+
     :param cloud: the account, which knows where S3 is.
     :param model: what the model was created with.
     :raises AwsError: when there is no bundle at ModelDataUrl.
@@ -36,6 +39,8 @@ def bundle_container(cloud: FakeAws, model: dict[str, Any]) -> Container:
         stored = cloud.client("s3").get_object(Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
         with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(stored)) as archive:
             archive.extractall(folder, filter="data")
+            if (booster := Path(folder, "xgboost-model")).exists():
+                return xgboost_container(booster.read_bytes())
             bundle = Bundle.read(Path(folder))
     except Exception as error:
         raise AwsError("ModelError", f"the container does not start on {place.geturl()}: {error}", 424) from error
@@ -44,6 +49,33 @@ def bundle_container(cloud: FakeAws, model: dict[str, Any]) -> Container:
 
     def answer(body: bytes, kind: str, accept: str) -> tuple[int, bytes, str]:
         return asyncio.run(_ask(app, body, kind, accept))
+
+    return answer
+
+
+def xgboost_container(model: bytes) -> Container:
+    """What SageMaker's XGBoost image does with CSV, in this process; it takes no other content here.
+
+    :param model: the booster.
+    """
+    import numpy as np
+    import xgboost
+
+    booster = xgboost.Booster({"nthread": 1})
+    booster.load_model(bytearray(model))
+
+    def answer(body: bytes, kind: str, accept: str) -> tuple[int, bytes, str]:
+        if kind.partition(";")[0] != "text/csv" or accept not in ("text/csv", "application/json"):
+            return 415, f"Content-type {kind} or Accept type {accept} not supported".encode(), "text/plain"
+        try:
+            lines = body.decode().strip().split("\n")
+            rows = np.array([[text or "nan" for text in line.split(",")] for line in lines]).astype(float)
+            scores = booster.predict(xgboost.DMatrix(rows), validate_features=False).tolist()
+        except (ValueError, xgboost.core.XGBoostError) as error:
+            return 400, str(error).encode(), "text/plain"
+        if accept == "text/csv":
+            return 200, ",".join(map(str, scores)).encode(), accept
+        return 200, json.dumps(scores).encode(), accept
 
     return answer
 

@@ -53,6 +53,9 @@ class Runtime:
                   "so that tests are repeatable"),
         Behaviour("sagemaker-runtime", "An endpoint that is not there or not up yet is ValidationError.", REPORTED,
                   "the message is: Endpoint x of account y not found."),
+        Behaviour("sagemaker-runtime", "A model archive with xgboost-model in it is served as SageMaker's XGBoost "
+                  "image does: features as CSV, an empty field for a missing one, scores by commas.", REPORTED,
+                  "https://github.com/aws/sagemaker-xgboost-container: encoder.py, algorithm_mode/handler_service.py"),
         Behaviour("sagemaker-runtime", "An asynchronous request is answered at once, and its output is in S3 then.",
                   ASSUMED, "it takes seconds in reality"),
     )  # fmt: skip
