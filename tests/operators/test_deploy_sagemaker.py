@@ -4,7 +4,7 @@ import boto3
 import pytest
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
-from airflow_provider_sml.testing.aws.containers import bundle_container
+from airflow_provider_sml.testing.aws.containers import ScoringContainer, bundle_container
 
 DAG_FILE = """
 from datetime import timedelta
@@ -55,6 +55,8 @@ def config(cloud):
 
 
 def test_a_version_is_deployed_checked_and_made_champion(deploy, cloud, registry):
+    """By real scoring processes, on the archives that they get on SageMaker."""
+    cloud.runtime.container = ScoringContainer
     result = deploy("1")
     assert result.state == "success"
     made = result.results["deploy"]

@@ -104,5 +104,6 @@ class FakeAws(FakeCloud):
         )  # fmt: skip
 
     def close(self) -> None:
-        """End the server."""
+        """End the server, and the containers that it started."""
         self._server.close()
+        self.runtime.close()

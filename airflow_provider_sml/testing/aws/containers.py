@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sml.testing.aws.errors import AwsError
+from airflow_provider_sml.testing.processes import free_port
+from airflow_provider_sml.testing.scoring import ScoringProcess, container_environment
 
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.aws.cloud import FakeAws
@@ -33,17 +35,15 @@ def bundle_container(cloud: FakeAws, model: dict[str, Any]) -> Container:
     from airflow_provider_sml.ml.bundle import Bundle
     from airflow_provider_sml.ml.serving.server import create_app
 
-    container = model.get("PrimaryContainer") or model["Containers"][0]
-    place = urlsplit(container.get("ModelDataUrl", ""))
-    try:
-        stored = cloud.client("s3").get_object(Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
-        with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(stored)) as archive:
-            archive.extractall(folder, filter="data")
-            if (booster := Path(folder, "xgboost-model")).exists():
-                return xgboost_container(booster.read_bytes())
+    container = _container(model)
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack(cloud, container, Path(folder))
+        if (booster := Path(folder, "xgboost-model")).exists():
+            return xgboost_container(booster.read_bytes())
+        try:
             bundle = Bundle.read(Path(folder))
-    except Exception as error:
-        raise AwsError("ModelError", f"the container does not start on {place.geturl()}: {error}", 424) from error
+        except Exception as error:
+            raise _no_start(container, error) from error
     version = container.get("Environment", {}).get("SML_MODEL_VERSION") or bundle.model_id
     app = create_app(bundle, version=version, environ={})
 
@@ -51,6 +51,61 @@ def bundle_container(cloud: FakeAws, model: dict[str, Any]) -> Container:
         return asyncio.run(_ask(app, body, kind, accept))
 
     return answer
+
+
+class ScoringContainer:
+    """The scoring server as a process of its own, on a model bundle in S3, as SageMaker starts its image: ``serve``.
+
+    Give it as ``fake_aws.runtime.container``; it ends with the account.
+
+    :param cloud: the account, which knows where S3 is.
+    :param model: what the model was created with.
+    :raises AwsError: when there is no bundle at ModelDataUrl, or the server does not start on it.
+    """
+
+    def __init__(self, cloud: FakeAws, model: dict[str, Any]) -> None:
+        container, port = _container(model), free_port()
+        self._folder = tempfile.TemporaryDirectory(prefix="container-")
+        _unpack(cloud, container, Path(self._folder.name))
+        given = {"SM_MODEL_DIR": self._folder.name, "SAGEMAKER_BIND_TO_PORT": str(port), "SML_SERVE_HOST": "127.0.0.1"}
+        environment = container_environment() | container.get("Environment", {}) | given
+        try:
+            self._process = ScoringProcess(port, environment)
+        except RuntimeError as error:
+            self._folder.cleanup()
+            raise _no_start(container, error) from error
+
+    def __call__(self, body: bytes, kind: str, accept: str) -> tuple[int, bytes, str]:
+        """Ask it."""
+        return self._process.ask(body, kind, accept or "*/*")
+
+    def close(self) -> None:
+        """End it."""
+        self._process.close()
+        self._folder.cleanup()
+
+
+def _container(model: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = model.get("PrimaryContainer") or model["Containers"][0]
+    return found
+
+
+def _unpack(cloud: FakeAws, container: dict[str, Any], folder: Path) -> None:
+    """The files of a model's archive in S3.
+
+    :raises AwsError: when there is none.
+    """
+    place = urlsplit(container.get("ModelDataUrl", ""))
+    try:
+        stored = cloud.client("s3").get_object(Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
+        with tarfile.open(fileobj=io.BytesIO(stored)) as archive:
+            archive.extractall(folder, filter="data")
+    except Exception as error:
+        raise _no_start(container, error) from error
+
+
+def _no_start(container: dict[str, Any], error: Exception) -> AwsError:
+    return AwsError("ModelError", f"the container does not start on {container.get('ModelDataUrl')}: {error}", 424)
 
 
 def xgboost_container(model: bytes) -> Container:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_sml.testing.aws.containers import Container, bundle_container
+from airflow_provider_sml.testing.aws.containers import Container, ScoringContainer, bundle_container
 from airflow_provider_sml.testing.aws.errors import AwsError
 from airflow_provider_sml.testing.core import Behaviour
 from airflow_provider_sml.testing.core.behaviour import ASSUMED, DOCUMENTED, REPORTED
@@ -68,6 +68,12 @@ class Runtime:
         self.captured: list[Captured] = []
         self._containers: dict[str, Container] = {}
         self._turns: dict[str, dict[str, float]] = {}
+
+    def close(self) -> None:
+        """End the containers that are processes."""
+        for container in self._containers.values():
+            if isinstance(container, ScoringContainer):
+                container.close()
 
     def invoke_endpoint(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request["EndpointName"]

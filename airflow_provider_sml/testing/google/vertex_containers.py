@@ -7,27 +7,19 @@ There are no images: a training image is a command that the test names, and ever
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.testing.processes import free_port
+from airflow_provider_sml.testing.scoring import ScoringProcess, container_environment
 
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.google.cloud import FakeGoogle
     from airflow_provider_sml.testing.google.vertex_jobs import FakeJob
-
-#: What a container inherits of this process: enough to start Python, and nothing secret.
-_KEPT = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 
 
 def local_container(
@@ -77,30 +69,9 @@ def scoring_process(cloud: FakeGoogle, model: Any, within: float = 60.0) -> Scor
         "AIP_STORAGE_URI": model.artifact_uri, "SML_SERVE_HOST": "127.0.0.1",
     }  # fmt: skip
     own = {item.name: item.value for item in spec.env if item.name != "SML_SERVE_HOST"}
-    log = tempfile.TemporaryFile()  # noqa: SIM115  # it is closed with the process
-    process = subprocess.Popen(
-        [sys.executable, "-m", "airflow_provider_sml.ml.serving", *(spec.args or ["serve"])],
-        env=_environment(cloud) | own | given, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    base = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + within
-    while not _healthy(base + routes[1]):
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            process.wait()
-            log.seek(0)
-            raise RuntimeError(log.read().decode(errors="replace")[-2000:])
-        time.sleep(0.05)
-
-    def close() -> None:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        process.kill()
-        process.wait()
-        log.close()
-
-    return Scoring(lambda body, kind: _post(base + routes[0], body, kind), close)
+    arguments = spec.args or ["serve"]
+    process = ScoringProcess(port, _environment(cloud) | own | given, arguments, routes, within)
+    return Scoring(process.ask, process.close)
 
 
 def scoring_app(cloud: FakeGoogle, model: Any) -> Scoring:
@@ -123,25 +94,7 @@ def scoring_app(cloud: FakeGoogle, model: Any) -> Scoring:
 
 
 def _environment(cloud: FakeGoogle) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return kept | {"PYTHONUNBUFFERED": "1"} | ({"STORAGE_EMULATOR_HOST": cloud.gcs} if cloud.gcs else {})
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with _OPENER.open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _post(url: str, body: bytes, kind: str) -> tuple[int, bytes, str]:
-    request = urllib.request.Request(url, body, {"Content-Type": kind})
-    try:
-        with _OPENER.open(request, timeout=60) as answer:
-            return answer.status, answer.read(), answer.headers.get("Content-Type", "")
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(), error.headers.get("Content-Type", "")
+    return container_environment() | ({"STORAGE_EMULATOR_HOST": cloud.gcs} if cloud.gcs else {})
 
 
 async def _ask(app: Any, body: bytes, kind: str) -> tuple[int, bytes, str]:
@@ -150,7 +103,3 @@ async def _ask(app: Any, body: bytes, kind: str) -> tuple[int, bytes, str]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://container") as client:
         found = await client.post("/invocations", content=body, headers={"content-type": kind})
     return found.status_code, found.content, found.headers.get("content-type", "")
-
-
-# Proxies of the environment are for the outside world.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
