@@ -21,7 +21,15 @@ from typing import Any
 from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleQuota, GoogleRefused, label
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
 from airflow_provider_sml.cloud.vertex_model import VertexJob, busy, endpoint_page, resource_id
-from airflow_provider_sml.cloud.vertex_spec import Part, VertexSpec, split_of, version_key
+from airflow_provider_sml.cloud.vertex_spec import (
+    Part,
+    VertexSpec,
+    decoded_split,
+    encoded_split,
+    split_of,
+    still_split,
+    version_key,
+)  # fmt: skip
 from airflow_provider_sml.errors import DeploymentError, JobError, SmlError
 
 #: Labels of the endpoint: the roll-out that runs, the traffic before it, and the version that serves.
@@ -66,6 +74,11 @@ class VertexRollout(VertexJob):
         endpoint = self.endpoint()
         if endpoint is not None and self._serves(endpoint):
             return self.key
+        if self.what.mode == "ab" and not self._beside(endpoint):
+            raise DeploymentError(
+                f"endpoint {self.name} serves nothing that an ab test could be held against",
+                expected="an endpoint with a champion", found="none", todo="deploy a champion first",
+            )  # fmt: skip
         if endpoint is not None and endpoint.labels.get(_ROLLOUT) != self.key and self._running():
             raise JobError(
                 f"endpoint {self.name} is being changed", expected="an endpoint at rest",
@@ -102,15 +115,19 @@ class VertexRollout(VertexJob):
         missing = self._missing(endpoint)
         if missing:
             return self._deploying(endpoint, missing, known)
-        share = sum(endpoint.traffic_split.get(part.id, 0) for part in self.parts)
+        share = self._share(endpoint)
         if self._due(share):
-            following = next((step for step in self.what.steps if step > share), 100)
+            following = next((step for step in self.what.stages if step > share), self.what.stages[-1])
             endpoint = self._split(endpoint, following)
         return JobStatus(JobState.RUNNING, f"{share} percent", self._progress(endpoint))
 
     def result(self, job_id: str) -> dict[str, Any]:
-        """What serves now."""
+        """What serves now; an earlier test, whose traffic this one has taken, is undeployed first."""
         endpoint, version = self.endpoint(), self.uploaded(self.vertex_model, self.key)
+        if endpoint is not None and self.what.mode == "ab":
+            for deployed in endpoint.deployed_models:
+                if self._known(deployed) and not endpoint.traffic_split.get(deployed.id):
+                    self._undeploy(endpoint, deployed.id)
         return {
             "endpoint": self.name,
             "config": self.key,
@@ -137,10 +154,9 @@ class VertexRollout(VertexJob):
             raise DeploymentError(f"endpoint {self.name} does not serve {self.key} any more", todo="a retry goes on")
         if endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) != self.key:
             endpoint = self._label(endpoint, {_ROLLOUT: "", _SERVING: self.key})  # first: from now on nothing undoes it
-        ours, before = {part.id for part in self.parts}, _decoded(endpoint.labels.get(_PREVIOUS, ""))
+        ours, before = {part.id for part in self.parts}, decoded_split(endpoint.labels.get(_PREVIOUS, ""))
         for deployed in endpoint.deployed_models:  # what somebody else has deployed beside it, without traffic, stays
-            known = deployed.id in before or deployed.display_name.startswith(f"{self.model[:100]} v")
-            if known and deployed.id not in ours:
+            if (deployed.id in before or self._known(deployed)) and deployed.id not in ours:
                 self._undeploy(endpoint, deployed.id)
         version = self.uploaded(self.vertex_model, self.key)
         if version is not None and "champion" not in version.version_aliases:
@@ -166,7 +182,7 @@ class VertexRollout(VertexJob):
         self._stop_deploying()
         endpoint = self.endpoint()
         ours, there = {part.id for part in self.parts}, {item.id for item in endpoint.deployed_models}
-        previous = _still(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        previous = still_split(endpoint, endpoint.labels.get(_PREVIOUS, ""))
         began = endpoint.labels.get(_ROLLOUT) == self.key
         before = split_of(0, [], previous) if previous else {}
         if began and dict(endpoint.traffic_split) != before:
@@ -224,18 +240,34 @@ class VertexRollout(VertexJob):
             found.append(("aiplatform", "create_endpoint", self._endpoint_request()))
         for part in self.parts:
             found.append(("aiplatform", "deploy_model", self._deploy_request(part, name, previous)))
-        for step in self.what.steps if previous else ():
+        for step in self.what.stages if previous else ():
             split = split_of(step, self.parts, previous)
             found.append(("aiplatform", "update_endpoint", {"endpoint": {"name": self.path, "traffic_split": split}}))
-        for key in previous:
+        for key in previous if self.what.mode == "replace" else ():
             found.append(("aiplatform", "undeploy_model", {"endpoint": self.path, "deployed_model_id": key}))
         return found
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
     def _serves(self, endpoint: Any) -> bool:
-        """Whether this version has all traffic, in its own proportions."""
+        """Whether this version has its traffic, in its own proportions: all of it, or its part beside another."""
+        if self.what.mode == "ab":
+            return self._share(endpoint) == self.what.percent and not self._missing(endpoint)
         return dict(endpoint.traffic_split) == split_of(100, self.parts, {}) and not self._missing(endpoint)
+
+    def _known(self, deployed: Any) -> bool:
+        """Whether a deployed model is a version of this model that was deployed as here."""
+        return bool(deployed.display_name.startswith(f"{self.model[:100]} v"))
+
+    def _share(self, endpoint: Any) -> int:
+        return sum(endpoint.traffic_split.get(part.id, 0) for part in self.parts)
+
+    def _beside(self, endpoint: Any) -> dict[str, int]:
+        """The traffic of others on the endpoint."""
+        ours = {part.id for part in self.parts}
+        return {
+            key: value for key, value in dict(endpoint.traffic_split if endpoint else {}).items() if key not in ours
+        }
 
     def _missing(self, endpoint: Any) -> list[Part]:
         there = {item.id for item in endpoint.deployed_models}
@@ -277,7 +309,7 @@ class VertexRollout(VertexJob):
         return share == 0 or time.monotonic() - since >= self.what.wait
 
     def _progress(self, endpoint: Any) -> tuple[str, ...]:
-        share = sum(endpoint.traffic_split.get(part.id, 0) for part in self.parts)
+        share = self._share(endpoint)
         up = sum(item.status.available_replica_count for item in endpoint.deployed_models
                  if item.id in {part.id for part in self.parts})  # fmt: skip
         return (f"endpoint {self.name}: {self.key} has {share} percent of the traffic on {up} replicas",)
@@ -287,8 +319,10 @@ class VertexRollout(VertexJob):
 
         A roll-out that never ended is taken over: what served before it counts, as far as that is still deployed.
         """
-        before = _still(endpoint, endpoint.labels.get(_PREVIOUS, "")) if endpoint.labels.get(_ROLLOUT) else {}
-        changes = {_ROLLOUT: self.key, _PREVIOUS: _encoded(before or dict(endpoint.traffic_split))}
+        before = still_split(endpoint, endpoint.labels.get(_PREVIOUS, "")) if endpoint.labels.get(_ROLLOUT) else {}
+        ours = {part.id for part in self.parts}
+        before = {key: value for key, value in (before or dict(endpoint.traffic_split)).items() if key not in ours}
+        changes = {_ROLLOUT: self.key, _PREVIOUS: encoded_split(before)}
         return self._label(endpoint, changes, **self.what.log())
 
     def _label(self, endpoint: Any, changes: Mapping[str, str], **more: Any) -> Any:
@@ -296,7 +330,7 @@ class VertexRollout(VertexJob):
         return self._update(endpoint, labels=labels, **more)
 
     def _split(self, endpoint: Any, share: int) -> Any:
-        previous = _still(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        previous = still_split(endpoint, endpoint.labels.get(_PREVIOUS, ""))
         return self._update(endpoint, traffic_split=split_of(share, self.parts, previous))
 
     def _update(self, endpoint: Any, **changes: Any) -> Any:
@@ -324,7 +358,7 @@ class VertexRollout(VertexJob):
         version = self.uploaded(self.vertex_model, self.key)
         if version is None:
             raise JobError(f"version {self.key} of {self.vertex_model} is gone", todo="a retry uploads it again")
-        previous = _still(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        previous = still_split(endpoint, endpoint.labels.get(_PREVIOUS, ""))
         request = self._deploy_request(part, f"{self.vertex_model}@{version.version_id}", previous)
 
         def ask(client: Any) -> None:
@@ -344,7 +378,7 @@ class VertexRollout(VertexJob):
             "endpoint": self.path, "deployed_model": self.what.deployed(part, model, f"{self.model[:100]} {self.key}"),
         }  # fmt: skip
         if part == self.parts[-1]:
-            split = split_of(self.what.steps[0], self.parts, previous)
+            split = split_of(self.what.stages[0], self.parts, previous)
             request["traffic_split"] = {"0" if key == part.id else key: share for key, share in split.items()}
         return request
 
@@ -381,19 +415,3 @@ class VertexRollout(VertexJob):
     def _own_labels(self) -> dict[str, str]:
         own = {label(key): label(str(value)) for key, value in self.labels.items()} | {"sml_version": self.version}
         return {key: value for key, value in own.items() if value}
-
-
-def _encoded(split: Mapping[str, int]) -> str:
-    """A split of the traffic as the value of a label."""
-    return "_".join(f"{key}-{share}" for key, share in sorted(split.items()))[:63]
-
-
-def _still(endpoint: Any, text: str) -> dict[str, int]:
-    """A split of the traffic, as far as its deployed models are there."""
-    there = {item.id for item in endpoint.deployed_models}
-    return {key: share for key, share in _decoded(text).items() if key in there}
-
-
-def _decoded(text: str) -> dict[str, int]:
-    found = (part.rpartition("-") for part in text.split("_") if "-" in part)
-    return {key: int(share) for key, _, share in found}

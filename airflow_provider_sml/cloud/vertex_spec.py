@@ -11,7 +11,8 @@ from airflow_provider_sml.cloud.vertex_machines import machine, machine_price, m
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 
 #: How traffic moves and what is logged is no part of what is deployed.
-_MOVING = ("steps", "wait", "logging")
+_MOVING = ("steps", "wait", "logging", "mode", "percent")
+_MODES = ("replace", "ab")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class VertexSpec:
         of them is there.
     :param steps: percent of the traffic that the version gets, one step after the other; the last one is 100.
     :param wait: seconds that each step but the last lasts.
+    :param mode: ``replace`` the version that serves, or ``ab``: share the traffic with it and stay so.
+    :param percent: of the traffic for the new version with ``ab``.
     :param logging: log requests: ``{"table": "bq://project.dataset.table", "percent": 10}``.
     :param environment: variables of the container; Vertex AI shows them.
     :param service_account: that the container runs as.
@@ -66,6 +69,8 @@ class VertexSpec:
     floor: Mapping[str, int] = field(default_factory=dict)
     steps: tuple[int, ...] = (10, 50, 100)
     wait: int = 600
+    mode: str = "replace"
+    percent: int = 10
     logging: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     service_account: str = ""
@@ -110,6 +115,8 @@ class VertexSpec:
             (not self.steps or self.steps[-1] != 100 or self.steps[0] < 1 or not rising,
              "steps: rising percents, the last one 100", list(self.steps)),
             (self.wait < 0, "wait: 0 or more seconds", self.wait),
+            (self.mode not in _MODES, f"mode: one of {', '.join(_MODES)}; Vertex AI has no shadow", self.mode),
+            (not 1 <= self.percent <= 99, "percent: 1 to 99", self.percent),
             (bool(self.floor) and not self.spot, "floor: with spot only", dict(self.floor)),
             (bool(set(self.floor) - {"replicas", "percent"}), "floor: replicas and percent", dict(self.floor)),
             (bool(self.floor) and (replicas < 1 or not 1 <= percent <= 99),
@@ -119,6 +126,11 @@ class VertexSpec:
             (bool(self.logging) and not 0 < float(self.logging.get("percent", 100)) <= 100,
              "logging.percent: more than 0, at most 100", dict(self.logging)),
         ]  # fmt: skip
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Percent of the traffic that the version gets, one after the other."""
+        return (self.percent,) if self.mode == "ab" else self.steps
 
     # --- the parts of requests ------------------------------------------------------------------------------------
 
@@ -229,6 +241,27 @@ def whole_shares(total: int, weights: Mapping[str, int]) -> dict[str, int]:
     for key in by_rest[: total - sum(found.values())]:
         found[key] += 1
     return found
+
+
+def encoded_split(split: Mapping[str, int]) -> str:
+    """A split of the traffic as the value of a label."""
+    return "_".join(f"{key}-{share}" for key, share in sorted(split.items()))[:63]
+
+
+def still_split(endpoint: Any, text: str) -> dict[str, int]:
+    """A split of the traffic, as far as its deployed models are there.
+
+    :param endpoint: as Vertex AI describes it.
+    :param text: the split as ``encoded_split`` gives it.
+    """
+    there = {item.id for item in endpoint.deployed_models}
+    return {key: share for key, share in decoded_split(text).items() if key in there}
+
+
+def decoded_split(text: str) -> dict[str, int]:
+    """The split of the traffic in the value of a label."""
+    found = (part.rpartition("-") for part in text.split("_") if "-" in part)
+    return {key: int(share) for key, _, share in found}
 
 
 def _digits(*what: str) -> str:

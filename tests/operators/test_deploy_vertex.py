@@ -12,7 +12,7 @@ DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
 from airflow_provider_sml.operators.deployment import (
-    DeployModelOperator, RollbackModelOperator,
+    DeployModelOperator, PromoteModelOperator, RollbackModelOperator,
 )
 
 with DAG("toy_deploy", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
@@ -246,6 +246,25 @@ def test_going_back_takes_alias_and_endpoint_together(deploy, cloud, registry):
     result = deploy(operator="RollbackModelOperator", retries=1)
     assert (result.state, result.results["deploy"]["version"]) == ("success", "1")
     assert (champion(registry), served(cloud)) == ("1", {"v1": 100})
+
+
+def test_an_a_b_test_gives_no_alias_and_is_promoted_or_ended(deploy, cloud, registry, capfd):
+    assert deploy("1", mode="ab").state == "failed"
+    assert "deploy a champion first" in capfd.readouterr().out and left(cloud) == ([], 0)
+    deploy("1")
+    for version in ("2", "3"):  # another one takes the place of the first
+        result = deploy(version, mode="ab", percent=20)
+        assert (result.state, result.results["deploy"]["parity_rows"]) == ("success", 30)
+        assert (champion(registry), served(cloud)) == ("1", {"v1": 80, f"v{version}": 20})
+        assert left(cloud)[1] == 2
+    assert deploy("3", mode="ab", percent=30).state == "success"
+    assert served(cloud) == {"v1": 70, "v3": 30}
+    assert deploy("3", operator="PromoteModelOperator", mode="ab", percent=30).state == "success"
+    assert (champion(registry), served(cloud)) == ("3", {"v3": 100})
+    assert (left(cloud)[1], labels(cloud)) == (1, {})
+    deploy("2", mode="ab")
+    assert deploy("3").state == "success", "the champion again, alone"
+    assert (champion(registry), served(cloud), left(cloud)[1]) == ("3", {"v3": 100}, 1)
 
 
 def test_a_kill_after_the_alias_has_moved_undoes_nothing(deploy, cloud, registry, monkeypatch):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_sml.cloud.google import CALL_SECONDS
 from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
 from airflow_provider_sml.cloud.vertex_spec import VertexSpec
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
@@ -16,6 +17,8 @@ from airflow_provider_sml.operators.deployment_targets import Deployment
 
 #: Settings that are the target's own; all others are those of ``VertexSpec``.
 _OWN = ("gcp_conn_id", "project", "region", "artifacts", "prices")
+#: Chance hides a version with one percent of the traffic from so many questions once in 20,000 times.
+_MOST_QUESTIONS = 1000
 _CONNECTION = "google_cloud_default"
 
 
@@ -27,9 +30,6 @@ class VertexTarget:
 
     :param deployment: what is deployed.
     """
-
-    #: Whether the version becomes the one that serves.
-    replaces = True
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -69,6 +69,11 @@ class VertexTarget:
         return rollout
 
     @property
+    def replaces(self) -> bool:
+        """Whether the version becomes the one that serves."""
+        return self._rollout.what.mode == "replace"
+
+    @property
     def _place(self) -> str:
         base = str(self.deployment.settings["artifacts"]).rstrip("/")
         return f"{base}/{self.deployment.model}/{self.deployment.model_id}"
@@ -93,15 +98,39 @@ class VertexTarget:
         return f"vertex://{self._rollout.path}"
 
     def score(self, rows: list[dict[str, Any]]) -> list[float] | None:
-        """Scores of the new version, which has all traffic by now."""
+        """Scores of the new version: through its own answers where it shares the traffic, else it has all by now."""
         from airflow_provider_sml.ml.serving.parity import predictions
 
+        if not self.replaces:
+            return self._of_ours(rows)
         body = {"data": json.dumps({"instances": rows}).encode(), "content_type": "application/json"}
         try:
             answer = self._rollout.call("predictions", "raw_predict", endpoint=self._rollout.path, http_body=body)
         except SmlError as error:
             raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
         return predictions(self.address(), answer.data, len(rows))
+
+    def _of_ours(self, rows: list[dict[str, Any]]) -> list[float]:
+        """Ask until the new version answers: Vertex AI chooses by the traffic, and tells who did."""
+        from google.cloud import aiplatform_v1
+        from google.protobuf import json_format, struct_pb2
+
+        ours = {part.id for part in self._rollout.parts}
+        request = aiplatform_v1.PredictRequest(endpoint=self._rollout.path)
+        values = [json_format.ParseDict(row, struct_pb2.Value()) for row in rows]
+        aiplatform_v1.PredictRequest.pb(request).instances.extend(values)
+        question = lambda client: client.predict(request, timeout=CALL_SECONDS, retry=None)  # noqa: E731
+        for _ in range(_MOST_QUESTIONS):
+            try:
+                answer = self._rollout.ask("vertex_predictions", "aiplatform.endpoints.predict", question)
+            except SmlError as error:
+                raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
+            if answer.deployed_model_id in ours:
+                return [float(score) for score in answer.predictions]
+        raise DeploymentError(
+            f"{self.address()} was asked {_MOST_QUESTIONS} times, and the new version never answered",
+            expected=f"{self._rollout.what.percent} percent of the answers", found="none",
+        )  # fmt: skip
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Undeploy what served before, and move the aliases of the Vertex AI model."""
