@@ -101,6 +101,7 @@ def get_provider_info() -> dict[str, Any]:
                 "EvaluationLink",
                 "NightLink",
                 "PerformanceLink",
+                "DecisionLink",
                 "CostLink",
                 "LineageLink",
                 "ConsoleLink",

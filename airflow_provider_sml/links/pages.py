@@ -166,6 +166,16 @@ class PerformanceLink(_PageLink):
         return _page("models", found.get("name"), "performance", found.get("day"))
 
 
+class DecisionLink(_PageLink):
+    """The page of what was decided on a night."""
+
+    name = "Decision"
+
+    def address(self, found: Mapping[str, str]) -> str:
+        """By the model's name and the day."""
+        return _page("models", found.get("name"), "decisions", found.get("day"))
+
+
 class CostLink(_PageLink):
     """The page of what a run cost."""
 

@@ -7,6 +7,7 @@ alerts twice. It runs where it is called (a task, or the DAG processor for callb
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -52,6 +53,16 @@ class AlertNotifier(BaseNotifier):
         self.severity = severity
         self.channels = channels
         self.smtp_conn_id = smtp_conn_id
+
+    def about(self, **changes: Any) -> AlertNotifier:
+        """The same channels for another message.
+
+        :param changes: what is different, by the names of the parameters, such as ``title``.
+        """
+        made = copy.copy(self)
+        for name, value in changes.items():
+            setattr(made, name, value)
+        return made
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render title and body; a template that is wrong is sent as it stands, because an alert must not be lost."""

@@ -1,9 +1,9 @@
-"""Each night: score the day, log the predictions, report drift and performance, ask for retraining."""
+"""Each night: score the day, log the predictions, report drift."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import ModelLink, NightLink
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.quantities import duration
-from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
+from airflow_provider_sml.operators.base import SmlOperator, sample_of
 from airflow_provider_sml.operators.openlineage import Data, table
 from airflow_provider_sml.refs import ModelVersionRef, ReportRef, SnapshotRef
 
@@ -188,33 +188,3 @@ class DriftReportOperator(ChampionOperator):
             self.log.info("%s: %s, %.0f %% of the columns drifted%s", day, report.verdict, 100 * report.share, drifted)
         assert report is not None
         return report
-
-
-class RequestRetrainingOperator(SmlOperator):
-    """Succeeds, and so sends its outlets an event, when enough of the last nights drifted; is skipped otherwise.
-
-    :param report: what ``DriftReportOperator`` gave.
-    :param nights: how many of how many nights must have drifted, such as ``(3, 5)``.
-    """
-
-    template_fields: Sequence[str] = ("report",)
-    ui_color = "#fde0ef"
-    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), NightLink())
-
-    def __init__(self, *, report: Any, nights: tuple[int, int] = (1, 1), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.report = report
-        self.nights = nights
-
-    def run(self, context: Context) -> Mapping[str, Any]:
-        """Look at the last nights."""
-        from airflow_provider_sml.ml.monitoring.drift import enough_nights
-
-        report = ReportRef.load(self.report)
-        wanted, of = self.nights
-        if not enough_nights(Path(report.uri).parent, dt.date.fromisoformat(report.day), wanted, of):
-            raise AirflowSkipException(f"{report.day}: fewer than {wanted} of the last {of} nights drifted")
-        reasons = {"day": report.day, "drifted": ", ".join(report.drifted), "share": str(report.share)}
-        announce(context, reasons)
-        self.log.info("%s: %d of the last %d nights drifted; retraining is asked for", report.day, wanted, of)
-        return reasons

@@ -24,14 +24,11 @@ except ImportError:  # Airflow 3.1
 
 from airflow_provider_sml.hooks.places import is_location
 from airflow_provider_sml.notifications.alert import AlertNotifier
+from airflow_provider_sml.operators.decision import CHOICES, RequestRetrainingOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.gate import GateOperator
-from airflow_provider_sml.operators.monitoring import (
-    DriftReportOperator,
-    RequestRetrainingOperator,
-    ScorePartitionsOperator,
-)
+from airflow_provider_sml.operators.monitoring import DriftReportOperator, ScorePartitionsOperator
 from airflow_provider_sml.operators.performance import PerformanceReportOperator
 from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
@@ -44,7 +41,7 @@ from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.pipelines.checks import PATH_PLACES
 from airflow_provider_sml.pipelines.interval import MACROS
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
-from airflow_provider_sml.pipelines.pictures import nights, picture
+from airflow_provider_sml.pipelines.pictures import picture
 from airflow_provider_sml.pipelines.spec import PipelineSpec
 from airflow_provider_sml.sensors.landing import LandedFilesSensor
 
@@ -168,16 +165,6 @@ class _Builder:
             title=f"{self.spec.name}: {{{{ ti.task_id }}}} failed",
             body="{{ dag.dag_id }}, run {{ run_id }}: {{ exception | default('see the log') }}",
             severity="critical",
-            channels=self.channels,
-        )
-
-    def drift_alert(self) -> AlertNotifier:
-        """What happens when enough nights have drifted."""
-        follows = "training starts" if self.spec.monitor.then == "retrain" else "nothing else happens by itself"
-        return AlertNotifier(
-            title=f"{self.spec.name} has drifted",
-            body=f"{nights(self.spec).capitalize()} drifted; {follows}. The task drift of this run gave the report.",
-            severity="warning",
             channels=self.channels,
         )
 
@@ -348,6 +335,11 @@ class _Builder:
         params = {
             "day": _day("Day", "A published day to look at, again or for the first time. Empty: the days that started "
                         "this run, or without them the last published one."),
+            "retraining": Param(
+                None, type=["string", "null"], enum=[None, *CHOICES], title="Retraining",
+                description="hold: this night asks for no training. force: it does, whatever was found. auto: takes "
+                            "back what was said of it before. Empty: as decided.",
+            ),
         }  # fmt: skip
         doc = "The day is scored, the predictions are kept, and the day is compared with the rows of training."
         days: dict[str, Any] = {
@@ -365,14 +357,17 @@ class _Builder:
                 leave_out=spec.left_out, label_known_after=spec.label_known_after,
                 reports=self.reports,
             )  # fmt: skip
-            RequestRetrainingOperator(
-                task_id="request_retraining", report=report.output, nights=drift.nights, outlets=[self.drift],
-                on_success_callback=self.drift_alert(),
-            )  # fmt: skip
             performance = PerformanceReportOperator(
                 task_id="performance", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days,
                 label_known_after=spec.label_known_after, **spec.monitor.performance.model_dump(),
                 served=f"{self.place(spec.places.endpoints)}/{spec.name}/predictions", reports=self.reports,
             )  # fmt: skip
-            scores >> [report, performance]
+            decide, retrain = spec.monitor.decide, spec.monitor.then == "retrain"
+            decision = RequestRetrainingOperator(
+                task_id="request_retraining", report=report.output, nights=drift.nights, severity=decide.severity,
+                cool_down=decide.cool_down, budget=decide.budget, override="{{ params.retraining or '' }}",
+                follows="Training starts." if retrain else "Nothing else happens by itself.",
+                alert=AlertNotifier(title=f"{spec.name}: drift", channels=self.channels), outlets=[self.drift],
+            )  # fmt: skip
+            scores >> [report, performance] >> decision
         return dag

@@ -21,7 +21,7 @@ from airflow_provider_sml.ml.training.custom import PATH
 from airflow_provider_sml.operators.clusters import KINDS, check_cluster
 from airflow_provider_sml.operators.deployment_targets import check_settings
 from airflow_provider_sml.pipelines.spec_gate import Gate
-from airflow_provider_sml.pipelines.spec_monitor import Days, Performance
+from airflow_provider_sml.pipelines.spec_monitor import Days, Decide, Performance
 from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
@@ -385,6 +385,7 @@ class Monitor(Strict):
     :param columns: which features are compared, as ``leave_out: [...]`` or ``only: [...]``; the score always is.
     :param drift: when a night counts as drift.
     :param performance: when the scores' worth is a finding.
+    :param decide: when the findings of nights are acted upon.
     :param then: what follows enough nights of drift: ``alert``, or ``retrain``, which starts training as well.
     """
 
@@ -393,6 +394,7 @@ class Monitor(Strict):
     columns: LeaveOut | CompareOnly = LeaveOut()
     drift: Drift = Drift()
     performance: Performance = Performance()
+    decide: Decide = Decide()
     then: Literal["alert", "retrain"] = "alert"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from airflow_provider_sml.ml.contract.model import Strict, Whole, misfit
 from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
@@ -44,3 +45,53 @@ class Performance(Strict):
     coverage: Share = 0.5
     skew: Share = 0.05
     min_rows: Whole = Field(default=200, ge=2)
+
+
+_NO_OR_DAYS = "whole days, such as 7 days, or 0 days for none"
+
+
+def _no_or_days(value: dt.timedelta) -> dt.timedelta:
+    if value % dt.timedelta(days=1):
+        raise misfit(None, _NO_OR_DAYS, value)
+    return value
+
+
+_A_BUDGET = "how many trainings in how many days, such as 2 in 30 days, or none"
+
+
+def _budget(value: Any) -> Any:
+    if value is None or value == "none":
+        return None
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+) in (\d+) days?\s*", value)):
+        value = (int(found[1]), int(found[2]))
+    numbers = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(numbers) != 2 or any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError(f"expected {_A_BUDGET}")
+    return numbers
+
+
+Budget = Annotated[
+    tuple[int, int] | None,
+    BeforeValidator(_budget),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": r"^(none|\d+ in \d+ days?)$"}, {"type": "null"}],
+            "examples": ["2 in 30 days"],
+            EXPECTED: _A_BUDGET,
+        }
+    ),
+]
+
+
+class Decide(Strict):
+    """When what the nights found is acted upon; how many nights must count stands in ``drift.nights``.
+
+    :param severity: from which on a night counts: ``warning`` (drift, a bad estimate, skew, calibration) or
+        ``critical`` (labels show that the model has become worse); ``info``: any column that drifted.
+    :param cool_down: after training was asked for, it is not asked for again for so long.
+    :param budget: most trainings that are asked for in a sliding window, such as ``2 in 30 days``; ``none`` for any.
+    """
+
+    severity: Literal["info", "warning", "critical"] = "warning"
+    cool_down: Annotated[Duration, AfterValidator(_no_or_days)] = Field(default="7 days", validate_default=True)
+    budget: Budget = (4, 30)

@@ -41,6 +41,7 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 KINDS = {
     "nights": Kind("Night of", "monitor", _DAY, "nights/{key}.html"),
     "performance": Kind("Performance, night of", "monitor", _DAY, "performance/{key}.html"),
+    "decisions": Kind("Decision, night of", "monitor", _DAY, "decisions/{key}.html"),
     "gate": Kind("Gate of version", "train", _WORD, "gate/{key}/gate.html"),
     "search": Kind("Search", "train", _WORD, "search/{key}/search.html"),
     "costs": Kind("Costs of run", "train", _WORD, "costs/{key}/costs.html"),

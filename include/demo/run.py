@@ -201,6 +201,10 @@ def collect() -> dict[str, Any]:
         "request": request,
         "answer": ask(endpoint.url, request),
         "nights": [json.loads((reports / "nights" / f"{night}.json").read_text()) for night in NIGHTS],
+        "worth": [json.loads((reports / "performance" / f"{night}.json").read_text()) for night in NIGHTS],
+        "decisions": [
+            json.loads((reports / "decisions" / f"{night}.json").read_text())["decision"] for night in NIGHTS
+        ],
         "reports": os.path.relpath(reports, ROOT),
         "mlflow": registry.uri.replace(f"{ROOT}/", ""),
     }
@@ -248,12 +252,17 @@ def summary(figures: dict[str, Any]) -> str:
         f"deploy    version {figures['version']} is the champion     {figures['url']}",
         "",
     ]
-    for night in figures["nights"]:
+    for night, worth, decision in zip(figures["nights"], figures["worth"], figures["decisions"], strict=True):
         far = ", ".join(night["drifted"][:3]) or "nothing drifted"
         score = next(column["value"] for column in night["columns"] if column["name"] == "score")
-        known = night["performance"][-1] if night["performance"] else None
-        seen = f"   AUC of {known['day']}: {known['auc']:.2f}" if known else ""
-        lines.append(f"night     {night['day']}  {night['verdict']:<5}  {far} (score moved {score:.2f} sd){seen}")
+        lines.append(f"night     {night['day']}  {night['verdict']:<5}  {far} (score moved {score:.2f} sd)")
+        auc = [f"AUC estimated {day['auc']:.2f}" for day in worth["estimated"] if day["day"] == night["day"]]
+        auc += [
+            f"realised on {day['day']} {day['auc']:.2f}" for day in worth["realised"][-1:] if day["auc"] is not None
+        ]
+        lines.append(f"          {'; '.join(auc)}")
+        why = ", ".join(f"{cause['feature']} {cause['weight']:.0%}" for cause in decision["causes"][:3])
+        lines.append(f"          {decision['action']}: {decision['because']}{f' ({why})' if why else ''}")
     lines += [
         "",
         f"Ask:   curl -s -H 'content-type: application/json' {figures['url']} \\",

@@ -149,7 +149,12 @@ def test_nights_are_scored_reported_and_a_storm_starts_training(life, deployed):
     assert stormy.state == "success", stormy.tasks
     assert stormy.results["drift"]["verdict"] == "drift"
     assert "rain" in stormy.results["drift"]["drifted"]
-    assert [uri for uri, _ in stormy.events] == ["x-sml://orders/drift"]
+    [(uri, reasons)] = stormy.events
+    assert uri == "x-sml://orders/drift"
+    assert (reasons["day"], reasons["severity"], reasons["nights"]) == (str(STORM), "warning", str(STORM))
+    assert reasons["causes"][0].startswith("rain (") and "rain" in reasons["drifted"]
+    decided = json.loads((root / "reports" / "orders" / "decisions" / f"{STORM}.json").read_text())
+    assert decided["decision"]["action"] == "retrain" and decided["policy"]["nights"] == [1, 2]
     assert Lake(str(root / "lake")).days("orders_predictions") == {NIGHT: 200, STORM: 200}
     night = json.loads((root / "reports" / "orders" / "nights" / f"{STORM}.json").read_text())
     assert [known["day"] for known in night["performance"]] == [str(NIGHT)]

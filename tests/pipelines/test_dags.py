@@ -192,13 +192,13 @@ def test_failures_and_drift_alert_the_channels_of_the_spec(build, caplog, capfd)
         for task in dag.tasks:
             [alert] = task.on_failure_callback
             assert alert.channels == [{"slack": "ops"}] and alert.severity == "critical"
-    [drift] = dags["monitor"].task_dict["request_retraining"].on_success_callback
-    assert drift.channels == [{"slack": "ops"}]
-    assert "2 of the last 3 nights drifted; training starts" in drift.body
-    drift.channels = []
+    decision = dags["monitor"].task_dict["request_retraining"]
+    assert decision.alert.channels == [{"slack": "ops"}] and decision.follows == "Training starts."
+    assert (decision.nights, decision.severity, decision.budget) == ((2, 3), "warning", (4, 30))
+    told = decision.alert.about(title="flights: night of 2013-12-09", channels=[])
     with caplog.at_level(logging.WARNING):
-        drift.notify({})
-    assert "ALERT [WARNING] flights has drifted" in caplog.text + capfd.readouterr().out
+        told.notify({})
+    assert "ALERT [WARNING] flights: night of 2013-12-09" in caplog.text + capfd.readouterr().out
 
 
 # --- what is handed down ----------------------------------------------------------------------------------------------

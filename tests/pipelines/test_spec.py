@@ -133,6 +133,12 @@ WRONG = {
         "expected: daily, weekly, monthly, or a cron expression of five fields",
     ),
     "an impossible cron expression": ("ingest: daily", "ingest: 99 0 * * *", None, "found: 99 0 * * *"),
+    "a budget": (
+        "  then: retrain",
+        "  decide: {budget: 2 a month}\n  then: retrain",
+        "then: retrain",
+        "monitor.decide.budget is wrong\n  expected: how many trainings in how many days, such as 2 in 30 days",
+    ),
     "nights": (
         "nights: 2 of 3",
         "nights: 4 of 3",

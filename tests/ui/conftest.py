@@ -20,6 +20,7 @@ def project(tmp_path: Path) -> Path:
     for day, verdict in ((dt.date(2013, 4, 1), "quiet"), (dt.date(2013, 4, 2), "drift")):
         write(reports / f"nights/{day}.json", night(day, verdict))
         write(reports / f"performance/{day}.html", f"<h1>flights: performance, night of {day}</h1>")
+        write(reports / f"decisions/{day}.html", f"<h1>flights: decision, night of {day}</h1>")
         write(reports / f"nights/{day}.html", f"<h1>Night of {day}</h1><script>draw()</script>")
     for version, passed in (("9", False), ("10", True)):
         write(reports / f"gate/{version}/gate.json", gate(version, passed))

@@ -8,13 +8,13 @@ from airflow_provider_sml.get_provider_info import get_provider_info
 from airflow_provider_sml.links import pages
 from airflow_provider_sml.operators.approval import ApproveModelOperator
 from airflow_provider_sml.operators.costs import CostReportOperator
+from airflow_provider_sml.operators.decision import RequestRetrainingOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.gate import GateOperator
 from airflow_provider_sml.operators.lineage import LineageReportOperator
 from airflow_provider_sml.operators.monitoring import (
     DriftReportOperator,
-    RequestRetrainingOperator,
     ScorePartitionsOperator,
 )
 from airflow_provider_sml.operators.performance import PerformanceReportOperator
@@ -137,7 +137,11 @@ CASES = {
     "retraining": (
         RequestRetrainingOperator(task_id="t", report=REPORT),
         None,
-        {"Model": MODEL_PAGE, "Drift report": NIGHT_PAGE},
+        {
+            "Model": MODEL_PAGE,
+            "Drift report": NIGHT_PAGE,
+            "Decision": "/sml/models/flights/decisions/2013-04-02",
+        },
     ),
 }
 
