@@ -151,7 +151,7 @@ def test_nights_are_scored_reported_and_a_storm_starts_training(life, deployed):
     assert "rain" in stormy.results["drift"]["drifted"]
     [(uri, reasons)] = stormy.events
     assert uri == "x-sml://orders/drift"
-    assert (reasons["day"], reasons["severity"], reasons["nights"]) == (str(STORM), "warning", str(STORM))
+    assert (reasons["day"], reasons["nights"]) == (str(STORM), str(STORM)) and reasons["severity"] != "info", reasons
     assert reasons["causes"][0].startswith("rain (") and "rain" in reasons["drifted"]
     decided = json.loads((root / "reports" / "orders" / "decisions" / f"{STORM}.json").read_text())
     assert decided["decision"]["action"] == "retrain" and decided["policy"]["nights"] == [1, 2]
