@@ -2,10 +2,10 @@
 
 Rounding is Veltkamp's splitting (T. J. Dekker, "A floating-point technique for extending the available precision",
 1971, section 5): ``y = C * x; rounded = y - (y - x)`` with ``C = 2**42 + 1`` keeps 53 - 42 bits, rounded to the
-nearest. It is three IEEE operations, so Spark, DuckDB, BigQuery and NumPy put every value into the very same bucket, and a
-bucket's key is a number that ``GROUP BY`` can name. It is a histogram of bounded relative error like DDSketch (Masson,
-Rim and Lee, "DDSketch: a fast and fully-mergeable quantile sketch", VLDB 2019, section 2; their section 4 on mapping
-by the bits of the float), with linear steps inside a power of two.
+nearest. It is three IEEE operations, so Spark, DuckDB, BigQuery and NumPy put every value into the very same bucket,
+and a bucket's key is a number that ``GROUP BY`` can name. It is a histogram of bounded relative error like DDSketch
+(Masson, Rim and Lee, "DDSketch: a fast and fully-mergeable quantile sketch", VLDB 2019, section 2), with linear steps
+inside a power of two.
 
 The bound: every value is known to ``RELATIVE_ERROR`` = 2**-11 (0.05 %) of itself, and so is every quantile; whole
 numbers up to 2048 are exact. Merging adds counts and loses nothing, in any order. Moments are exact to rounding.
