@@ -1,21 +1,26 @@
 """An alert: one line in the log, and a message to every channel of the spec.
 
 The log line is always written, before anything is sent. Each channel is tried by itself: one that fails is logged with
-the reason, hides no other, and never fails the task or the DAG. It knows nothing of repeated alerts: who calls it twice
-alerts twice. It runs where it is called (a task, or the DAG processor for callbacks) and not in the triggerer.
+the reason, hides no other, and never fails the task or the DAG; ``deliveries`` says what became of each. An alert with
+a ``key`` is not sent to the same channel again within a window (``sent``), unless it is graver. It runs where it
+is called (a task, or the DAG processor for callbacks) and not in the triggerer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import datetime as dt
 import logging
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseNotifier
 
 from airflow_provider_sml.errors import ConfigurationError, MissingExtraError
+from airflow_provider_sml.notifications.sent import Sent, sent
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 Severity = Literal["info", "warning", "critical"]
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
+_RANK = {"info": 0, "warning": 1, "critical": 2}
+_KINDS = ("email", "slack", "pagerduty")
 
 
 class AlertNotifier(BaseNotifier):
@@ -31,11 +38,18 @@ class AlertNotifier(BaseNotifier):
     :param title: what happened, in one line. Templated.
     :param body: what a reader should know besides. Templated; plain text.
     :param severity: ``info``, ``warning`` or ``critical``: the level in the log, and a word in the title.
-    :param channels: the ``alerts`` of the spec: ``{"email": [addresses]}`` or ``{"slack": connection id}``.
+    :param channels: the ``alerts`` of the spec: ``{"email": [addresses]}``, ``{"slack": connection id}`` or
+        ``{"pagerduty": connection id}``; with ``"at": "critical"``, only for alerts that are at least so grave.
     :param smtp_conn_id: connection of type ``smtp`` that mail goes through; it holds the sender's address too.
+    :param key: what names the finding; a channel that was told of it is not told again for a while. Empty: always told.
+        Templated.
+    :param again_after: seconds for which the same finding is not sent again.
+    :param state: folder in which it is kept what was sent; None for none.
+    :param page: address of the page that shows more. Templated.
+    :param runbook: address of what to do. Templated.
     """
 
-    template_fields: Sequence[str] = ("title", "body")
+    template_fields: Sequence[str] = ("title", "body", "key", "page", "runbook")
 
     def __init__(
         self,
@@ -45,6 +59,11 @@ class AlertNotifier(BaseNotifier):
         severity: Severity = "warning",
         channels: Sequence[Mapping[str, Any]] = (),
         smtp_conn_id: str = "smtp_default",
+        key: str = "",
+        again_after: float = 86_400.0,
+        state: str | None = None,
+        page: str = "",
+        runbook: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -53,6 +72,13 @@ class AlertNotifier(BaseNotifier):
         self.severity = severity
         self.channels = channels
         self.smtp_conn_id = smtp_conn_id
+        self.key = key
+        self.again_after = again_after
+        self.state = state
+        self.page = page
+        self.runbook = runbook
+        #: What became of the last alert: ``channel``, ``outcome`` (sent, failed, repeated, below) and ``reason``.
+        self.deliveries: list[dict[str, str]] = []
 
     def about(self, **changes: Any) -> AlertNotifier:
         """The same channels for another message.
@@ -73,29 +99,56 @@ class AlertNotifier(BaseNotifier):
 
     def notify(self, context: Context) -> None:
         """Write the log line, then try every channel."""
-        where = _where(context)
+        where = _where(context) | {
+            name: _one_line(str(value)) for name, value in (("page", self.page), ("runbook", self.runbook)) if value
+        }
         level = _LEVELS.get(self.severity, logging.WARNING)
         parts = [f"{name}={value}" for name, value in where.items()]
         line = " | ".join(filter(None, [self._subject(), _one_line(str(self.body)), " ".join(parts)]))
         self.log.log(level, "ALERT %s", line)
-        for channel in self.channels:
-            try:
-                self._send(channel, where)
-            except Exception as error:  # whatever a channel raises, the next one is still to be told
-                reason = _one_line(str(error)) or type(error).__name__
-                self.log.error("The alert did not reach %s: %s", _name(channel), reason)
-            else:
-                self.log.info("The alert was sent to %s.", _name(channel))
+        self.deliveries = []
+        with self._known() as known:
+            for channel in self.channels:
+                outcome, reason = self._deliver(channel, where, known)
+                self.deliveries.append({"channel": _name(channel), "outcome": outcome, "reason": reason})
+
+    def _known(self) -> contextlib.AbstractContextManager[Sent | None]:
+        """What was sent of this finding; None where nobody keeps it."""
+        if not self.key or not self.state:
+            return contextlib.nullcontext(None)
+        return sent(Path(self.state), str(self.key), dt.timedelta(seconds=self.again_after))
+
+    def _deliver(self, channel: Mapping[str, Any], where: Mapping[str, str], known: Sent | None) -> tuple[str, str]:
+        """Tell one channel; gives what became of it."""
+        name, severity = _name(channel), str(self.severity)
+        lowest = str(channel.get("at") or "info")
+        if _RANK.get(severity, 1) < _RANK.get(lowest, 0):
+            return "below", f"it is told from {lowest} on"
+        if known is not None and (before := known.lately(name, severity)):
+            self.log.info("%s was told of this at %s, and is not told again so soon.", name, before)
+            return "repeated", f"told at {before}"
+        try:
+            self._send(channel, where)
+        except Exception as error:  # whatever a channel raises, the next one is still to be told
+            reason = _one_line(str(error)) or type(error).__name__
+            self.log.error("The alert did not reach %s: %s", name, reason)
+            return "failed", reason
+        self.log.info("The alert was sent to %s.", name)
+        if known is not None:
+            known.record(name, severity)
+        return "sent", ""
 
     def _send(self, channel: Mapping[str, Any], where: Mapping[str, str]) -> None:
         if channel.get("email"):
             self._mail(channel["email"], where)
         elif channel.get("slack"):
             self._slack(channel["slack"], where)
+        elif channel.get("pagerduty"):
+            self._pagerduty(channel["pagerduty"], where)
         else:
             raise ConfigurationError(
                 "this is no channel of an alert",
-                expected="email: [addresses], or slack: connection id",
+                expected="email: [addresses], slack: connection id, or pagerduty: connection id",
                 found=dict(channel),
                 todo="correct the alerts of the spec",
             )
@@ -119,6 +172,22 @@ class AlertNotifier(BaseNotifier):
         lines = [f"*{_slack_text(self._subject())}*", _slack_text(str(self.body))]
         lines += [f"{key}: {_slack_text(value)}" for key, value in where.items()]
         SlackWebhookHook(slack_webhook_conn_id=connection, timeout=10).send(text="\n".join(filter(None, lines)))
+
+    def _pagerduty(self, connection: str, where: Mapping[str, str]) -> None:
+        try:
+            from airflow.providers.pagerduty.hooks.pagerduty_events import PagerdutyEventsHook
+        except ImportError as error:
+            raise _missing("pagerduty", error) from error
+        links = [{"href": where[name], "text": name} for name in ("page", "runbook", "log") if name in where]
+        PagerdutyEventsHook(pagerduty_events_conn_id=connection).send_event(
+            summary=self._subject()[:1024],
+            severity=str(self.severity),
+            source=where.get("dag", "airflow"),
+            # PagerDuty joins events of one key to one incident; keys have 255 characters at most.
+            dedup_key=str(self.key)[:255] or None,
+            custom_details={"body": str(self.body), **where},
+            links=links or None,
+        )
 
     def _subject(self) -> str:
         return _one_line(f"[{str(self.severity).upper()}] {self.title}")
@@ -146,7 +215,7 @@ def _missing(provider: str, error: ImportError) -> MissingExtraError:
 
 def _name(channel: Mapping[str, Any]) -> str:
     """A channel as one reads it in the log."""
-    kind = next((kind for kind in ("email", "slack") if channel.get(kind)), None)
+    kind = next((kind for kind in _KINDS if channel.get(kind)), None)
     if kind is None:
         return "an unknown channel"
     value = channel[kind]

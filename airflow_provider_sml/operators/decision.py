@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.monitoring.decision import Decision, Override, Policy
+    from airflow_provider_sml.ml.monitoring.nights import StoredNights
 
 #: What a person may choose in the trigger form.
 CHOICES = ("auto", "hold", "force")
@@ -98,7 +99,7 @@ class RequestRetrainingOperator(SmlOperator):
         if before not in (None, run) and not self.override:
             raise AirflowSkipException(f"{chosen.day}: the run {before} has asked for training already")
         if chosen.action != "none":
-            self._alert(context, report.model, chosen)
+            self._alert(context, report.model, chosen, stored)
         if not asking:
             raise AirflowSkipException(f"{chosen.day}: {chosen.because}")
         stored.mark_asked(chosen.day, run)
@@ -152,7 +153,7 @@ class RequestRetrainingOperator(SmlOperator):
             )  # fmt: skip
         return Override("hold", f"the variable {name}") if day <= last else None
 
-    def _alert(self, context: Context, model: str, chosen: Decision) -> None:
+    def _alert(self, context: Context, model: str, chosen: Decision, stored: StoredNights) -> None:
         """Tell people; whatever goes wrong is in the log and fails nothing."""
         if self.alert is None:
             return
@@ -164,5 +165,14 @@ class RequestRetrainingOperator(SmlOperator):
             ranked = ", ".join(f"{cause['feature']} {cause['weight']:.0%}" for cause in chosen.causes[:5])
             lines.append(f"Causes by drift and importance: {ranked}")
         severity = "critical" if chosen.severity == "critical" else "warning"
-        told = self.alert.about(title=f"{model}: night of {chosen.day}", body="\n".join(lines), severity=severity)
-        told.notify(context)
+        kinds = sorted({str(finding["kind"]) for finding in chosen.findings})
+        told = self.alert.about(
+            title=f"{model}: night of {chosen.day}", body="\n".join(lines), severity=severity,
+            key=f"{model} {chosen.version} {chosen.action}: {', '.join(kinds)}",
+            page=DecisionLink().address({"name": model, "day": chosen.day}),
+        )  # fmt: skip
+        try:
+            told.notify(context)
+        except Exception:  # whatever it is, people not being told must not keep the model from being trained again
+            self.log.exception("The alert of %s was not sent", chosen.day)
+        stored.mark_told(chosen, told.deliveries)

@@ -166,6 +166,7 @@ class _Builder:
             body="{{ dag.dag_id }}, run {{ run_id }}: {{ exception | default('see the log') }}",
             severity="critical",
             channels=self.channels,
+            runbook=self.spec.runbook or "",
         )
 
     # --- the DAGs -------------------------------------------------------------------------------------------------
@@ -367,7 +368,11 @@ class _Builder:
                 task_id="request_retraining", report=report.output, nights=drift.nights, severity=decide.severity,
                 cool_down=decide.cool_down, budget=decide.budget, override="{{ params.retraining or '' }}",
                 follows="Training starts." if retrain else "Nothing else happens by itself.",
-                alert=AlertNotifier(title=f"{spec.name}: drift", channels=self.channels), outlets=[self.drift],
+                alert=AlertNotifier(
+                    title=f"{spec.name}: drift", channels=self.channels, runbook=spec.runbook or "",
+                    state=f"{self.reports}/{spec.name}/alerts",
+                    again_after=spec.alert_again_after.total_seconds(),
+                ), outlets=[self.drift],
             )  # fmt: skip
             scores >> [report, performance] >> decision
         return dag

@@ -398,22 +398,40 @@ class Monitor(Strict):
     then: Literal["alert", "retrain"] = "alert"
 
 
+Gravity = Literal["info", "warning", "critical"]
+
+
 class EmailAlert(Strict):
     """Mail through the connection ``smtp_default``.
 
     :param email: the recipients.
+    :param at: alerts that are less grave are not sent.
     """
 
     email: list[str] = Field(min_length=1)
+    at: Gravity = "info"
 
 
 class SlackAlert(Strict):
     """A message through a Slack webhook.
 
     :param slack: id of the ``slackwebhook`` connection.
+    :param at: alerts that are less grave are not sent.
     """
 
     slack: str
+    at: Gravity = "info"
+
+
+class PagerDutyAlert(Strict):
+    """An event of PagerDuty; what repeats joins the open incident.
+
+    :param pagerduty: id of the ``pagerduty_events`` connection.
+    :param at: alerts that are less grave are not sent.
+    """
+
+    pagerduty: str
+    at: Gravity = "critical"
 
 
 _A_SCHEDULE = "daily, weekly, monthly, or a cron expression of five fields, such as 30 2 * * 1"
@@ -465,6 +483,8 @@ class PipelineSpec(Strict):
     :param monitor: how each night is judged.
     :param warehouse: how the warehouse's table is made.
     :param alerts: who is told when a task has failed, or when nights have drifted.
+    :param alert_again_after: the same finding of nights is not sent to a channel again for so long.
+    :param runbook: address of what to do, in every alert.
     :param schedule: when the DAGs run.
     """
 
@@ -485,7 +505,9 @@ class PipelineSpec(Strict):
     deploy: Deploy = Deploy()
     monitor: Monitor = Monitor()
     warehouse: Warehouse = Warehouse()
-    alerts: list[EmailAlert | SlackAlert] = []
+    alerts: list[EmailAlert | SlackAlert | PagerDutyAlert] = []
+    alert_again_after: Duration = Field(default="3 days", validate_default=True)
+    runbook: str | None = None
     schedule: Schedule = Schedule()
 
     @cached_property

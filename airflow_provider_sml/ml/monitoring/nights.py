@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,24 @@ class StoredNights:
         """Record which run asked for training because of a night."""
         write_json(self.folder / "decisions" / f"{day}.asked.json", {"run": run})
 
+    def mark_told(self, decision: Decision, deliveries: Sequence[Mapping[str, str]]) -> None:
+        """Record what became of a night's alert, beside the decision and on its page.
+
+        :param decision: of the night.
+        :param deliveries: ``channel``, ``outcome`` and ``reason`` of each.
+        """
+        write_json(self.folder / "decisions" / f"{decision.day}.alerts.json", list(deliveries))
+        self._page(decision)
+
+    def _page(self, decision: Decision) -> None:
+        path = self.folder / "decisions" / f"{decision.day}.html"
+        try:
+            told = json.loads(path.with_suffix(".alerts.json").read_text())
+        except (OSError, ValueError):
+            told = []
+        path.with_suffix(".html.tmp").write_text(page_of(decision, self.folder.name, told))
+        path.with_suffix(".html.tmp").replace(path)
+
     def _days(self, day: dt.date) -> list[dt.date]:
         found = {
             path.stem for kind in ("nights", "performance") for path in (self.folder / kind).glob("????-??-??.json")
@@ -126,9 +144,7 @@ class StoredNights:
         path = self.folder / "decisions" / f"{night.day}.json"
         told = {"policy": asdict(night.policy), "decision": decision.to_json()}
         write_json(path, told | {"override": decision.override})
-        page = path.with_suffix(".html")
-        page.with_suffix(".html.tmp").write_text(page_of(decision, self.folder.name))
-        page.with_suffix(".html.tmp").replace(page)
+        self._page(decision)
 
 
 def _of_drift(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -167,8 +183,8 @@ def _word(given: Override | str | None, inputs: Mapping[str, Any] | None) -> Ove
     return None if given == "auto" else _recorded(inputs)
 
 
-def page_of(decision: Decision, model: str) -> str:
-    """A decision as one HTML page."""
+def page_of(decision: Decision, model: str, told: Sequence[Mapping[str, str]] = ()) -> str:
+    """A decision as one HTML page, with what became of its alert."""
     page = Page(f"{model}: decision, night of {decision.day}")
     words = {"none": "Nothing follows", "alert": "People are told", "retrain": "Training is asked for"}
     page.text(f"{words[decision.action]}: {decision.because}.", "good" if decision.action == "none" else "bad")
@@ -186,4 +202,7 @@ def page_of(decision: Decision, model: str) -> str:
             for one in decision.causes
         ],
     )
+    if told:
+        page.heading("Who was told")
+        page.table(["channel", "", "why"], [[one["channel"], one["outcome"], one["reason"]] for one in told])
     return page.render()
