@@ -8,6 +8,7 @@ import email.policy
 import json
 import logging
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -231,3 +232,116 @@ def test_it_is_a_callback_of_a_task() -> None:
     with DAG("d"):
         task = BaseOperator(task_id="t", on_failure_callback=AlertNotifier(title="{{ ti.task_id }} failed"))
     assert task.has_on_failure_callback if hasattr(task, "has_on_failure_callback") else task.on_failure_callback
+
+
+# --- the same finding, page and runbook, PagerDuty --------------------------------------------------------------------
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Keeps what is posted to it; refuses where its server says so."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.told.append((self.path, body))  # type: ignore[attr-defined]
+        refused = self.server.refuse  # type: ignore[attr-defined]
+        answer = b"no" if refused else b'{"status": "success", "dedup_key": "k", "message": "ok"}'
+        self.send_response(403 if refused else 202)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def pager(serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    """PagerDuty's events API on the loopback interface, over TLS; the hook has no setting for its address."""
+    from airflow_provider_sml.testing.google.tls import certificate
+
+    client = pytest.importorskip("pagerduty").EventsApiV2Client
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    server.told, server.refuse = [], False  # type: ignore[attr-defined]
+    shown = tmp_path / "shown.pem"
+    shown.write_bytes(certificate().key + certificate().chain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    address = f"https://127.0.0.1:{serve(server)}"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate().root))
+    monkeypatch.setattr(client, "default_base_url", property(lambda _: address))
+    connect("pager", conn_type="pagerduty_events", password="routing-key-secret")
+    return server
+
+
+def notify(**settings: Any) -> Any:
+    from airflow_provider_sml.notifications.alert import AlertNotifier
+
+    made = AlertNotifier(**{"title": "Drift", "severity": "critical", "key": "flights 1 drift", **settings})
+    made.notify(dict(CONTEXT))
+    return {one["channel"]: one["outcome"] for one in made.deliveries}
+
+
+def test_pagerduty_gets_an_incident_with_links(log: pytest.LogCaptureFixture, pager: Any) -> None:
+    links = {"page": "https://airflow.example/sml/models/flights", "runbook": "https://wiki.example/flights"}
+    assert notify(channels=[{"pagerduty": "pager"}], body="rain", **links) == {"pagerduty pager": "sent"}
+    [(path, event)] = pager.told
+    assert path == "/v2/enqueue" and event["dedup_key"] == "flights 1 drift" and event["event_action"] == "trigger"
+    assert (event["payload"]["severity"], event["payload"]["source"]) == ("critical", "flights_monitor")
+    assert event["payload"]["summary"] == "[CRITICAL] Drift" and event["payload"]["custom_details"]["body"] == "rain"
+    assert {link["text"]: link["href"] for link in event["links"]} == links | {"log": "http://here/log"}
+    assert "routing-key-secret" not in log.text
+    assert f"page={links['page']} runbook={links['runbook']}" in lines(log, logging.ERROR)[0]
+
+
+def test_a_channel_is_told_from_its_severity_on(pager: Any, serve: Any, mail: Any) -> None:
+    mailbox = Mailbox()
+    mail(serve(mailbox))
+    channels = [{"pagerduty": "pager", "at": "critical"}, {"email": ["a@example.org"], "at": "info"}]
+    assert notify(channels=channels, severity="warning", runbook="https://wiki.example/flights") == {
+        "pagerduty pager": "below", "email a@example.org": "sent",
+    }  # fmt: skip
+    assert pager.told == []
+    assert "https://wiki.example/flights" in mailbox.messages[0][1].get_body(("html",)).get_content()
+
+
+def test_the_same_finding_is_not_sent_again_but_a_failed_or_graver_one_is(
+    log: pytest.LogCaptureFixture, pager: Any, serve: Any, mail: Any, tmp_path: Any
+) -> None:
+    mailbox = Mailbox()
+    mail(serve(mailbox))
+    channels = [{"pagerduty": "pager"}, {"email": ["a@example.org"]}]
+    settings: dict[str, Any] = {"channels": channels, "state": str(tmp_path / "alerts")}
+    pager.refuse = True
+    assert list(notify(**settings, severity="warning").values()) == ["failed", "sent"], "one failure hides no other"
+    pager.refuse = False
+    assert list(notify(**settings, severity="warning").values()) == ["sent", "repeated"], "what failed is tried again"
+    assert list(notify(**settings, severity="critical").values()) == ["sent", "sent"], "it has become graver"
+    assert list(notify(**settings, severity="critical").values()) == ["repeated", "repeated"]
+    assert list(notify(**settings, key="another").values()) == ["sent", "sent"]
+    assert list(notify(**settings, again_after=0.0).values()) == ["sent", "sent"], "the window has passed"
+    assert len(mailbox.messages) == 4
+    assert len([line for line in lines(log, logging.ERROR) if line.startswith("ALERT")]) == 4, "the log has all"
+    assert "secret" not in "".join(path.read_text() for path in (tmp_path / "alerts").glob("*.json"))
+
+
+def test_of_two_tasks_with_one_finding_at_once_one_sends(pager: Any, tmp_path: Any) -> None:
+    outcomes: list[str] = []
+    settings = {"channels": [{"pagerduty": "pager"}], "state": str(tmp_path)}
+    tasks = [threading.Thread(target=lambda: outcomes.extend(notify(**settings).values())) for _ in range(6)]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join()
+    assert sorted(outcomes) == ["repeated"] * 5 + ["sent"] and len(pager.told) == 1
+
+
+def test_a_state_that_cannot_be_kept_or_is_damaged_holds_no_alert_back(pager: Any, tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("")
+    assert notify(channels=[{"pagerduty": "pager"}], state=str(tmp_path / "file" / "below")) == {
+        "pagerduty pager": "sent"
+    }
+    assert notify(channels=[{"pagerduty": "pager"}], state=str(tmp_path)) == {"pagerduty pager": "sent"}
+    [kept] = tmp_path.glob("*.json")
+    kept.write_text('{"told": {"pagerduty pager": 3}}')
+    assert notify(channels=[{"pagerduty": "pager"}], state=str(tmp_path)) == {"pagerduty pager": "sent"}

@@ -1,5 +1,6 @@
 """The operator that asks for training: events with reasons, alerts, a person's word, and repeats."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ class Alerts:
 
     def __init__(self):
         self.sent = []
+        self.deliveries = [{"channel": "slack ops", "outcome": "failed", "reason": "the server is down"}]
 
     def about(self, **message):
         self.sent.append(message)
@@ -48,6 +50,10 @@ def test_the_event_carries_the_reasons(tmp_path):
     assert (event["day"], event["severity"], event["drifted"]) == ("2026-03-01", "critical", "city, rain")
     assert event["causes"] == ["rain (74%)", "city (26%)"] and event["findings"][0] == "AUC lost"
     assert alert["severity"] == "critical" and alert["title"] == "orders: night of 2026-03-01"
+    assert alert["key"] == "orders 1 retrain: drift, performance"
+    told = json.loads((tmp_path / "decisions/2026-03-01.alerts.json").read_text())
+    assert (told[0]["outcome"], told[0]["reason"]) == ("failed", "the server is down"), "told in the report, too"
+    assert "the server is down" in (tmp_path / "decisions/2026-03-01.html").read_text()
     assert alert["body"].splitlines()[0] == "1 night counted, 1 of 1 must. Training starts."
 
 

@@ -191,9 +191,9 @@ def test_failures_and_drift_alert_the_channels_of_the_spec(build, caplog, capfd)
     for dag in dags.values():
         for task in dag.tasks:
             [alert] = task.on_failure_callback
-            assert alert.channels == [{"slack": "ops"}] and alert.severity == "critical"
+            assert alert.channels == [{"slack": "ops", "at": "info"}] and alert.severity == "critical"
     decision = dags["monitor"].task_dict["request_retraining"]
-    assert decision.alert.channels == [{"slack": "ops"}] and decision.follows == "Training starts."
+    assert decision.alert.channels == [{"slack": "ops", "at": "info"}] and decision.follows == "Training starts."
     assert (decision.nights, decision.severity, decision.budget) == ((2, 3), "warning", (4, 30))
     told = decision.alert.about(title="flights: night of 2013-12-09", channels=[])
     with caplog.at_level(logging.WARNING):

@@ -667,7 +667,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(refused):
 def test_what_stands_in_the_sketch_is_taken(spoilt):
     spec = load_spec(
         spoilt(
-            ("alerts: []", "alerts: [{slack: ops}, {email: [ops@example.com]}]"),
+            ("alerts: []", "alerts: [{slack: ops}, {email: [ops@example.com]}, {pagerduty: oncall}]"),
             ("delay: 1h", "delay: 10m"),
             ("columns: {leave_out: [weekday]}", "columns: {only: [hour, wind]}"),
             ("train: weekly", "train: 30 2 * * MON"),
@@ -678,7 +678,11 @@ def test_what_stands_in_the_sketch_is_taken(spoilt):
             (TAILNUM, "tailnum: {type: string, required: true, privacy: {hash: tailnum_key}}"),
         )
     )
-    assert [alert.model_dump() for alert in spec.alerts] == [{"slack": "ops"}, {"email": ["ops@example.com"]}]
+    assert [alert.model_dump() for alert in spec.alerts] == [
+        {"slack": "ops", "at": "info"},
+        {"email": ["ops@example.com"], "at": "info"},
+        {"pagerduty": "oncall", "at": "critical"},
+    ]
     assert spec.source.joins[0].delay == dt.timedelta(minutes=10)
     assert set(spec.left_out) == set(spec.features) - {"hour", "wind"}
     assert spec.schedule.ingest is None and spec.places.warehouse is None
