@@ -26,7 +26,7 @@ WRONG = {
         "owner: ops",
         "ownr: ops",
         None,
-        "ownr is not a key of the spec\n  expected: one of alerts, contract,",
+        "ownr is not a key of the spec\n  expected: one of alert_again_after, alerts, contract,",
     ),
     "its suggestion": ("owner: ops", "ownr: ops", None, "found: ownr; did you mean owner?"),
     "unknown key of a stage": (
@@ -72,7 +72,7 @@ WRONG = {
         "alerts: []",
         "alerts:",
         None,
-        "expected: a list of {email: a list of texts} or {slack: text}; found: nothing",
+        "expected: a list of {email: a list of texts, at: info, warning or critical} or ",
     ),
     "an unknown type": (
         "distance: {type: int,",
@@ -198,7 +198,7 @@ WRONG = {
         "alerts: []",
         "alerts: [{slac: ops}]",
         None,
-        "alerts[0] is wrong\n  expected: {email: a list of texts} or {slack: text}; found: {slac: ops}",
+        "alerts[0] is wrong\n  expected: {email: a list of texts, at: info, warning or critical} or ",
     ),
     "an address that is no list": ("alerts: []", "alerts: [{email: a@b.c}]", None, "found: {email: a@b.c}"),
     "a path for all days": (
@@ -741,7 +741,7 @@ def test_an_unknown_profile_is_refused_with_those_that_are_there(spoilt, refused
     ("text", "where", "said"),
     [
         ("owner: a\nfeatures: {hour: minute}\n", 2, "a profile cannot change features"),
-        ("label: dep_delay > 5\n", 1, "expected: one of alerts, deploy, encryption, monitor, owner, places"),
+        ("label: dep_delay > 5\n", 1, "expected: one of alert_again_after, alerts, deploy, encryption, monitor"),
         ("owner: a\ntrain:\n  windw: 3 days\n", 3, "train.windw is not a key of the spec"),
         ("deploy:\n  port: none\n", 2, "deploy.port is wrong"),
         ("- a\n", 1, "the file is wrong"),
