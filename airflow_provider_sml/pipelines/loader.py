@@ -28,8 +28,8 @@ __all__ = ["PROFILE", "PipelineSpecError", "load_spec"]
 PROFILE = "SML_PROFILE"
 #: What a profile may change. The rest is what the model is: it must be the same wherever it is trained and served.
 PROFILE_KEYS = (
-    "alert_again_after", "alerts", "deploy", "encryption", "monitor", "owner", "places", "runbook", "sample", "schedule",
-    "source", "spark", "train", "warehouse",
+    "alert_again_after", "alerts", "deploy", "encryption", "monitor", "owner", "places", "runbook", "sample",
+    "schedule", "source", "spark", "train", "warehouse",
 )  # fmt: skip
 
 
