@@ -1,6 +1,8 @@
 """Prints the requirements of extras from setup.cfg, without Airflow: what an image that trains and scores installs.
 
-python docker/extras.py dask xgboost serving
+python docker/extras.py dask xgboost serving amazon:s3fs
+
+``EXTRA:NAME`` takes that one requirement of an extra.
 """
 
 import configparser
@@ -16,7 +18,7 @@ CORE = ("psutil", "pydantic", "PyYAML")
 def requirements(extras: list[str], path: Path) -> list[str]:
     """The lines of some extras and what they refer to, each once.
 
-    :param extras: names of extras. ``xgboost-gpu`` stands in for ``xgboost`` wherever another extra names that.
+    :param extras: names of extras, or of one requirement of an extra (``amazon:s3fs``). ``xgboost-gpu`` stands in for ``xgboost`` wherever another extra names that.
     :param path: of setup.cfg.
     """
     config = configparser.ConfigParser()
@@ -25,12 +27,18 @@ def requirements(extras: list[str], path: Path) -> list[str]:
     lines = [line for line in config["options"]["install_requires"].split("\n") if line.startswith(CORE)]
     wanted, done = list(extras), set()
     while wanted:
-        extra = wanted.pop(0)
+        extra, _, only = wanted.pop(0).partition(":")
         extra = "xgboost-gpu" if extra == "xgboost" and "xgboost-gpu" in extras else extra
-        if extra in done:
+        if extra in done and not only:
             continue
         if extra not in known:
             raise SystemExit(f"There is no extra {extra}; there are: {', '.join(known)}")
+        if only:
+            found = re.search(rf"^{re.escape(only)}\b.*$", known[extra], re.MULTILINE)
+            if found is None:
+                raise SystemExit(f"The extra {extra} has no requirement {only}")
+            lines.append(found[0].partition(" #")[0].strip())
+            continue
         done.add(extra)
         for line in filter(None, (line.partition(" #")[0].strip() for line in known[extra].split("\n"))):
             own = re.fullmatch(re.escape(NAME) + r"\[(.*)\]", line)

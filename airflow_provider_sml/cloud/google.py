@@ -189,6 +189,21 @@ class GoogleJob(Adapter):
 
         self.ask("storage", "storage.objects.create", write)
 
+    def fetch(self, uri: str) -> bytes:
+        """The content of an object of Cloud Storage.
+
+        :param uri: its address.
+        """
+        place = urlsplit(uri)
+
+        def read(client: Any) -> bytes:
+            blob = client.bucket(place.netloc).blob(place.path.lstrip("/"))
+            content: bytes = blob.download_as_bytes(timeout=CALL_SECONDS, retry=None)
+            return content
+
+        content: bytes = self.ask("storage", "storage.objects.get", read)
+        return content
+
     def _patient(self, question: Callable[[Any], Any]) -> Callable[[Any], Any]:
         from google.api_core.retry import Retry
 

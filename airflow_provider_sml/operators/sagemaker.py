@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from airflow_provider_sml.cloud.remote_job import Adapter, job_name
-from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure, job_name
+from airflow_provider_sml.errors import ConfigurationError, SmlError
+from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.base import lineage, run_key
 from airflow_provider_sml.operators.cost import Cost, training_cost
+from airflow_provider_sml.operators.model_jobs import ModelTraining, failed_for_good, refuse_given, unpacked
 from airflow_provider_sml.operators.openlineage import Data
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
-from airflow_provider_sml.refs import TrainingJobRef
+from airflow_provider_sml.operators.training_inputs import training_datasets
+from airflow_provider_sml.refs import ModelRef, SampleRef, TrainingJobRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -39,11 +43,17 @@ class SageMakerTrainOperator(RemoteJobOperator):
         (seconds), ``kms_key``, ``subnets``, ``on_demand_last``, ``prices`` and the others.
     :param aws_conn_id: the AWS connection.
     :param region: the region; the connection's when empty.
+    :param training: one of this package's models, which the image of ``docker/scoring.Dockerfile`` trains: the values
+        of ``operators.model_jobs.ModelTraining`` but the dataset, such as ``sample``, ``hyperparameters`` and
+        ``workers``, which is the number of machines. The result is then the model in the lake, as
+        ``TrainXGBoostOperator`` gives it. ``{lake}`` in ``output_path`` and ``checkpoint`` stands for the lake's place.
+    :param dataset: features and label, with ``training``.
     :param plan: print the exact request and the highest cost, and change nothing.
     """
 
     template_fields: Sequence[str] = (
         "image", "role", "output_path", "instances", "inputs", "hyperparameters", "checkpoint", "options", "region",
+        "training",
     )  # fmt: skip
     ui_color = "#f8d7da"
 
@@ -61,6 +71,8 @@ class SageMakerTrainOperator(RemoteJobOperator):
         options: Mapping[str, Any] | None = None,
         aws_conn_id: str = "aws_default",
         region: str = "",
+        training: Mapping[str, Any] | None = None,
+        dataset: Any = None,
         plan: bool = False,
         poll_interval: float = 30.0,
         **kwargs: Any,
@@ -77,11 +89,23 @@ class SageMakerTrainOperator(RemoteJobOperator):
         self.options = options or {}
         self.aws_conn_id = aws_conn_id
         self.region = region
+        self.training = training
+        self.dataset = dataset
         self.plan = plan
 
+    #: The job that ended, for what it cost.
+    _ended: TrainingJobRef | None = None
+
     def job(self, context: Context) -> Adapter:
-        """The training job."""
-        return self._job(context)
+        """The training job, with its request written where it trains a model of ours."""
+        job = self._job(context)
+        job.check()
+        if self.training:
+            self._model().write_request("s3")
+        return job
+
+    def _model(self) -> ModelTraining:
+        return ModelTraining.load(self.training or {}, self.dataset, self.open_lake)
 
     def _job(self, context: Context) -> SageMakerTrainingJob:
         from airflow_provider_sml.cloud.sagemaker_training import NAME_LIMIT, SageMakerTrainingJob
@@ -94,7 +118,7 @@ class SageMakerTrainOperator(RemoteJobOperator):
                 expected=", ".join(sorted(known)), found=", ".join(unknown),
             )  # fmt: skip
         options = dict(self.options)
-        return SageMakerTrainingJob(
+        job = SageMakerTrainingJob(
             name=job_name(*run_key(context), limit=NAME_LIMIT),
             connection=self.aws_conn_id,
             region=self.region,
@@ -109,11 +133,28 @@ class SageMakerTrainOperator(RemoteJobOperator):
             tags=lineage(context) | dict(options.pop("tags", {})),
             **options,
         )
+        return self._of_model(job) if self.training else job
+
+    def _of_model(self, job: SageMakerTrainingJob) -> SageMakerTrainingJob:
+        """The job that trains a model of ours: told by its request, and without a network by copies of the data."""
+        refuse_given(
+            {"inputs": job.inputs, "hyperparameters": job.hyperparameters, "count": "count" in self.options}, "training"
+        )
+        model = self._model()
+        copies = {"request": f"{model.request}/", "sample": f"{SampleRef.load(model.sample).uri}/"}
+        return replace(
+            job, hyperparameters={"request": model.request, "store": model.store}, count=model.workers,
+            inputs=copies if job.network_isolation else {}, output=model.below(job.output),
+            checkpoint=model.below(job.checkpoint) if job.checkpoint else "",
+        )  # fmt: skip
 
     def run(self, context: Context) -> Any:
         """Train, or print the plan."""
         if not self.plan:
-            return super().run(context)
+            found = self._model().known() if self.training else None
+            if found:
+                self.log.info("model %s was trained before and is used again", found.model_id)
+            return found or super().run(context)
         from airflow_provider_sml.cloud.prices import estimate
         from airflow_provider_sml.operators.plan import show
 
@@ -125,23 +166,45 @@ class SageMakerTrainOperator(RemoteJobOperator):
         call = ("sagemaker", "create_training_job", job.request(job.name))
         return show(self.log, f"training job {job.name}", [call], f"{cost}, after {hours:g} hours on demand")
 
-    def finish(self, context: Context, result: dict[str, Any]) -> TrainingJobRef:
+    def finish(self, context: Context, result: dict[str, Any]) -> TrainingJobRef | ModelRef:
         """What was trained, and what it cost."""
-        ref = TrainingJobRef(**result)
+        ref = self._ended = TrainingJobRef(**result)
         cost = "unknown" if ref.cost_usd is None else f"{ref.cost_usd:,.4f} USD"
         self.log.info(
             "job %s on %d x %s: %d s of training, %d s billed, %d interruptions, %.1f %% saved, cost %s",
             ref.job, ref.count, ref.instance, ref.training_seconds, ref.billable_seconds, ref.interruptions,
             ref.savings_percent, cost,
         )  # fmt: skip
-        return ref
+        return self._taken(connected(self._job(context)), ref) if self.training else ref
+
+    def _taken(self, job: SageMakerTrainingJob, ref: TrainingJobRef) -> ModelRef:
+        """The model of the job, brought into the lake; its checkpoints are not needed any more."""
+        place = urlsplit(ref.model)
+        archive = job.call("s3", "get_object", Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
+        model = self._model().take(unpacked(archive, ref.job), ref)
+        if job.checkpoint:
+            kept = urlsplit(job.checkpoint)
+            try:
+                found = job.call("s3", "list_objects_v2", Bucket=kept.netloc, Prefix=f"{kept.path.strip('/')}/")
+                for each in found.get("Contents", []):
+                    job.call("s3", "delete_object", Bucket=kept.netloc, Key=each["Key"])
+            except SmlError as error:
+                self.log.warning("the checkpoints in %s stay: %s", job.checkpoint, error)
+        return model
+
+    def failed(self, step: Step) -> Exception:
+        """The error of a job that failed; what the training itself refuses is not tried again."""
+        return failure(failed_for_good(step) if self.training else step)
 
     def costs(self, result: Any) -> list[Cost]:
         """What the job cost; nothing for a plan."""
-        return [training_cost("SageMaker training", result)] if isinstance(result, TrainingJobRef) else []
+        return [training_cost("SageMaker training", self._ended)] if self._ended else []
 
     def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
-        """The channels' folders, and the folder that the job's model lies in; nothing for a plan."""
+        """The channels' folders, and the folder that the job's model lies in; of a model of ours its sample and itself.
+        Nothing for a plan."""
+        if isinstance(result, ModelRef) and self.training:
+            return training_datasets(self.training["sample"], result)
         if not isinstance(result, TrainingJobRef):
             return [], []
         read = [Data(uri) for uri in self.inputs.values()]

@@ -14,33 +14,22 @@ from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.links.pages import EvaluationLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
-from airflow_provider_sml.operators.base import SmlOperator, bundle_version, find_version, lineage, mover
+from airflow_provider_sml.operators.base import SmlOperator, bundle_version, lineage, mover
 from airflow_provider_sml.operators.clusters import Where, end_made, where
 from airflow_provider_sml.operators.cost import Cost, costs_before
 from airflow_provider_sml.operators.openlineage import Data, parent
+from airflow_provider_sml.operators.training_inputs import searched, start_version, training_datasets
 from airflow_provider_sml.refs import (
     EvaluationRef,
     ModelRef,
     ModelVersionRef,
     SampleRef,
-    SearchRef,
 )
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.bundle import Bundle
-    from airflow_provider_sml.ml.training.warm_start import WarmStart
-
-
-def searched(hyperparameters: Any) -> Mapping[str, Any]:
-    """Hyper-parameters as a training takes them, from themselves or from what a search gave in their place.
-
-    :param hyperparameters: a mapping, or the output of ``SearchHyperparametersOperator``.
-    """
-    if isinstance(hyperparameters, Mapping) and hyperparameters.get("kind") != SearchRef.kind:
-        return hyperparameters
-    return SearchRef.load(hyperparameters).hyperparameters
 
 
 class TrainXGBoostOperator(SmlOperator):
@@ -164,7 +153,7 @@ class TrainXGBoostOperator(SmlOperator):
             interruptions=self.interruptions,
             patience=place.replacement,
             machine=self.machine or place.machine,
-            warm_start=self._start(self.name or dataset.name),
+            warm_start=start_version(self.warm_start, self.name or dataset.name, self.mlflow),
             usd_per_hour=self.usd_per_hour,
             on_demand_usd_per_hour=self.on_demand_usd_per_hour,
             on_demand_after=self.on_demand_after,
@@ -189,28 +178,9 @@ class TrainXGBoostOperator(SmlOperator):
         kind = "spare capacity first" if self.spot else "on demand"
         return [Cost(what=f"training on {self.workers} workers, {kind}", usd=result.toll["usd"])]
 
-    def _start(self, name: str) -> WarmStart | None:
-        """The version to start from."""
-        from airflow_provider_sml.ml.registry import CHAMPION
-        from airflow_provider_sml.ml.training.warm_start import WarmStart
-
-        if not self.warm_start:
-            return None
-        registry = MlflowHook(self.mlflow).get_conn()
-        if self.warm_start == CHAMPION and registry.version(name, alias=CHAMPION) is None:
-            self.log.info("%s has no champion yet; the training starts from nothing", name)
-            return None
-        version = find_version(registry, name, self.warm_start)
-        return WarmStart(name, version.version, registry.bundle(version))
-
     def datasets(self, result: ModelRef) -> tuple[list[Data], list[Data]]:
         """The sample's rows for training and early stopping, and the model."""
-        sample = SampleRef.load(self.sample)
-        rows = sample.rows["train"] + sample.rows["validate"]
-        return (
-            [Data(parent(sample.uri), rows=rows, version=sample.sample_id)],
-            [Data(parent(result.uri), version=result.model_id)],
-        )
+        return training_datasets(self.sample, result)
 
 
 class EvaluateModelOperator(SmlOperator):

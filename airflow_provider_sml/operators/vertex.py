@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.cloud.remote_job import Adapter, job_name
+from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure, job_name
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
+from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.base import lineage, run_key
 from airflow_provider_sml.operators.cost import Cost, training_cost
+from airflow_provider_sml.operators.model_jobs import ModelTraining, failed_for_good, refuse_given
 from airflow_provider_sml.operators.openlineage import Data
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
-from airflow_provider_sml.refs import TrainingJobRef
+from airflow_provider_sml.operators.training_inputs import training_datasets
+from airflow_provider_sml.refs import ModelRef, TrainingJobRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -41,12 +44,17 @@ class VertexTrainOperator(RemoteJobOperator):
     :param gcp_conn_id: the Google Cloud connection.
     :param project: id of the project; the connection's when empty.
     :param region: such as ``europe-west1``.
+    :param training: one of this package's models, which the image of ``docker/scoring.Dockerfile`` trains: the values
+        of ``operators.model_jobs.ModelTraining`` but the dataset, such as ``sample``, ``hyperparameters`` and
+        ``workers``, which is the number of machines. The result is then the model in the lake, as
+        ``TrainXGBoostOperator`` gives it. ``{lake}`` in ``output_path`` and ``checkpoint`` stands for the lake's place.
+    :param dataset: features and label, with ``training``.
     :param plan: print the exact request and the highest cost, and change nothing.
     """
 
     template_fields: Sequence[str] = (
         "image", "output_path", "machines", "strategy", "checkpoint", "command", "arguments", "options", "project",
-        "region",
+        "region", "training",
     )  # fmt: skip
     ui_color = "#d2e3fc"
 
@@ -64,6 +72,8 @@ class VertexTrainOperator(RemoteJobOperator):
         options: Mapping[str, Any] | None = None,
         gcp_conn_id: str = "google_cloud_default",
         project: str = "",
+        training: Mapping[str, Any] | None = None,
+        dataset: Any = None,
         plan: bool = False,
         poll_interval: float = 30.0,
         **kwargs: Any,
@@ -80,11 +90,22 @@ class VertexTrainOperator(RemoteJobOperator):
         self.options = options or {}
         self.gcp_conn_id = gcp_conn_id
         self.project = project
+        self.training = training
+        self.dataset = dataset
         self.plan = plan
 
+    #: The job that ended, for what it cost.
+    _ended: TrainingJobRef | None = None
+
     def job(self, context: Context) -> Adapter:
-        """The training job."""
-        return self._job(context)
+        """The training job, with its request written where it trains a model of ours."""
+        job = self._job(context)
+        if self.training:
+            self._model().write_request("gs")
+        return job
+
+    def _model(self) -> ModelTraining:
+        return ModelTraining.load(self.training or {}, self.dataset, self.open_lake)
 
     def _job(self, context: Context) -> VertexTrainingJob:
         from airflow_provider_sml.cloud.vertex_training import VertexTrainingJob
@@ -115,13 +136,26 @@ class VertexTrainOperator(RemoteJobOperator):
             labels=lineage(context) | dict(options.pop("labels", {})),
             **options,
         )
+        job = self._of_model(job) if self.training else job
         job.check()
         return job
+
+    def _of_model(self, job: VertexTrainingJob) -> VertexTrainingJob:
+        """The job that trains a model of ours, told by its request."""
+        refuse_given({"command": job.command, "arguments": job.arguments, "count": "count" in self.options}, "training")
+        model = self._model()
+        return replace(
+            job, arguments=["train", "--request", model.request, "--store", model.store], count=model.workers,
+            output=model.located(job.output), checkpoint=model.below(job.checkpoint) if job.checkpoint else "",
+        )  # fmt: skip
 
     def run(self, context: Context) -> Any:
         """Train, or print the plan."""
         if not self.plan:
-            return super().run(context)
+            found = self._model().known() if self.training else None
+            if found:
+                self.log.info("model %s was trained before and is used again", found.model_id)
+            return found or super().run(context)
         from airflow_provider_sml.operators.plan import show
 
         job = self._job(context)
@@ -131,22 +165,36 @@ class VertexTrainOperator(RemoteJobOperator):
         hours = job.max_runtime * job.count / 3600
         return show(self.log, f"training job {job.name}", [call], f"{cost}, after {hours:g} hours on demand")
 
-    def finish(self, context: Context, result: dict[str, Any]) -> TrainingJobRef:
+    def finish(self, context: Context, result: dict[str, Any]) -> TrainingJobRef | ModelRef:
         """What was trained, and what it cost at most."""
-        ref = TrainingJobRef(**result)
+        ref = self._ended = TrainingJobRef(**result)
         cost = "unknown" if ref.cost_usd is None else f"at most {ref.cost_usd:,.4f} USD"
         self.log.info(
             "job %s on %d x %s%s: %d s of training, cost %s; its model is at %s", ref.job, ref.count,
             "spot " if ref.spot else "", ref.instance, ref.training_seconds, cost, ref.model,
         )  # fmt: skip
-        return ref
+        return self._taken(connected(self._job(context)), ref) if self.training else ref
+
+    def _taken(self, job: VertexTrainingJob, ref: TrainingJobRef) -> ModelRef:
+        """The model of the job, brought into the lake."""
+        from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE
+
+        files = {name: job.fetch(f"{ref.model.rstrip('/')}/{name}") for name in (BUNDLE_FILE, MODEL_FILE)}
+        return self._model().take(files, ref)
+
+    def failed(self, step: Step) -> Exception:
+        """The error of a job that failed; what the training itself refuses is not tried again."""
+        return failure(failed_for_good(step) if self.training else step)
 
     def costs(self, result: Any) -> list[Cost]:
         """What the job cost; nothing for a plan."""
-        return [training_cost("Vertex AI training", result)] if isinstance(result, TrainingJobRef) else []
+        return [training_cost("Vertex AI training", self._ended)] if self._ended else []
 
     def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
-        """The folder that the job's model lies in; what it reads is the container's own matter. Nothing for a plan."""
+        """The folder that the job's model lies in; what it reads is the container's own matter. Of a model of ours its
+        sample and itself. Nothing for a plan."""
+        if isinstance(result, ModelRef) and self.training:
+            return training_datasets(self.training["sample"], result)
         if not isinstance(result, TrainingJobRef):
             return [], []
         return [], [Data(self.output_path, version=result.job)]

@@ -12,6 +12,7 @@ from airflow_provider_sml.errors import ConfigurationError, SmlError, did_you_me
 from airflow_provider_sml.ml.contract.dataset import LABEL, Place, dotted
 from airflow_provider_sml.ml.training.params import monotone_problems
 from airflow_provider_sml.ml.training.space import space_problems
+from airflow_provider_sml.operators.training_services import SERVICES
 from airflow_provider_sml.pipelines.spec import LeaveOut, PipelineSpec
 
 #: Places that paths of the source may name in braces.
@@ -25,7 +26,7 @@ def problems(spec: PipelineSpec) -> list[tuple[Place, SmlError]]:
         return found
     monotone = monotone_problems(spec.train.monotone, spec.dataset.feature_list)
     found = [*_column_problems(spec), *((("train", "monotone", name), error) for name, error in monotone)]
-    return [*found, *_search_problems(spec), *_gate_problems(spec)]
+    return [*found, *_search_problems(spec), *_gate_problems(spec), *_service_problems(spec)]
 
 
 def _gate_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
@@ -37,6 +38,20 @@ def _gate_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
             todo = did_you_mean(name, measured) or "name it there"
             error = ConfigurationError(f"gate.own names {name}", expected=expected, found=name, todo=todo)
             yield ("gate", "own", name), error
+
+
+def _service_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
+    """A service that trains reads the lake by itself; a lake that a connection names is judged when it runs."""
+    service, lake = SERVICES.get(spec.train.cluster), spec.places.lake
+    if service and "/" in lake and not lake.startswith(f"{service.scheme}://"):
+        yield (
+            ("places", "lake"),
+            ConfigurationError(
+                f"places.lake is out of reach of {service.title}", found=lake,
+                expected=f"an address in {service.scheme}://, or a connection of type sml_lake to one, because "
+                f"train.cluster is {spec.train.cluster}",
+            ),
+        )  # fmt: skip
 
 
 def _search_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:

@@ -24,12 +24,15 @@ except ImportError:  # Airflow 3.1
 
 from airflow_provider_sml.hooks.places import is_location
 from airflow_provider_sml.notifications.alert import AlertNotifier
+from airflow_provider_sml.operators.clusters import KINDS
+from airflow_provider_sml.operators.costs import CostReportOperator
 from airflow_provider_sml.operators.decision import CHOICES, RequestRetrainingOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.gate import GateOperator
 from airflow_provider_sml.operators.monitoring import DriftReportOperator, ScorePartitionsOperator
 from airflow_provider_sml.operators.performance import PerformanceReportOperator
+from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
 from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
@@ -37,6 +40,8 @@ from airflow_provider_sml.operators.training import (
     RegisterModelOperator,
     TrainXGBoostOperator,
 )
+from airflow_provider_sml.operators.training_services import SERVICES, job_arguments
+from airflow_provider_sml.operators.vertex import VertexTrainOperator
 from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.pipelines.checks import PATH_PLACES
 from airflow_provider_sml.pipelines.interval import MACROS
@@ -101,6 +106,13 @@ def locate(path: str | Path, caller: Path | None) -> tuple[Path, Path]:
 def _day(title: str, description: str) -> Param:
     """A day that may be left empty."""
     return Param(None, type=["string", "null"], format="date", title=title, description=description)
+
+
+def train_is_paid(spec: PipelineSpec) -> bool:
+    """Whether training takes what somebody bills by the hour, as far as the spec says."""
+    train = spec.train
+    priced = bool(train.usd_per_hour or (train.spot and train.spot.usd_per_hour))
+    return priced or train.cluster in (*KINDS, *SERVICES)
 
 
 class _Builder:
@@ -243,12 +255,7 @@ class _Builder:
                     tolerance=spec.sample.tolerance, rate="{{ params.rate or '' }}", reports=self.reports,
                 ).output  # fmt: skip
             sample = SampleOperator(task_id="sample", **rows, rate=rate, dataset=spec.dataset)
-            model = TrainXGBoostOperator(
-                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=self.searched(sample),
-                cluster=spec.train.place, workers=spec.train.workers, name=spec.name, mlflow=self.mlflow,
-                warm_start=str(spec.train.warm_start or ""), min_workers=spec.train.min_workers or 0,
-                **self.capacity(),
-            )  # fmt: skip
+            model = self.trained(sample)
             evaluation = EvaluateModelOperator(
                 task_id="evaluate", model=model.output, sample=sample.output, name=spec.name, mlflow=self.mlflow,
                 baseline=gate.baseline.by if gate.baseline else [], slices=gate.slices.by if gate.slices else [],
@@ -265,6 +272,8 @@ class _Builder:
             )  # fmt: skip
             if asked:
                 judged >> self.approval(version)
+            if train_is_paid(spec):
+                judged >> self.costs()  # which waits for no person
         return dag
 
     def approval(self, version: RegisterModelOperator) -> Any:
@@ -286,6 +295,36 @@ class _Builder:
             ],
             outlets=[self.passed],
         )  # fmt: skip
+
+    def trained(self, sample: SampleOperator) -> Any:
+        """The task that trains: here, on a cluster, or as a job of a service."""
+        spec, train = self.spec, self.spec.train
+        if train.cluster not in SERVICES:
+            return TrainXGBoostOperator(
+                task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=self.searched(sample),
+                cluster=train.place, workers=train.workers, name=spec.name, mlflow=self.mlflow,
+                warm_start=str(train.warm_start or ""), min_workers=train.min_workers or 0, **self.capacity(),
+            )  # fmt: skip
+        spot, kinds = train.spot, {"sagemaker": SageMakerTrainOperator, "vertex": VertexTrainOperator}
+        operator: Any = kinds[train.cluster]
+        return operator(
+            task_id="train", dataset=spec.dataset,
+            training={
+                "sample": sample.output, "hyperparameters": train.hyperparameters, "workers": train.workers,
+                "name": spec.name, "mlflow": self.mlflow, "warm_start": str(train.warm_start or ""),
+                "usd_per_hour": (spot and spot.usd_per_hour) or train.usd_per_hour,
+                **({"checkpoint_seconds": spot.every.total_seconds()} if spot else {}),
+            },
+            **job_arguments(
+                train.cluster, train.cluster_settings, spot=spot is not None,
+                checkpoint=spot.checkpoint if spot else None,
+            ),
+        )  # fmt: skip
+
+    def costs(self) -> Any:
+        """The report of what the run cost; it also comes after a task that failed, and the run still counts as such."""
+        report = CostReportOperator(task_id="costs", name=self.spec.name, reports=self.reports)
+        return report.as_teardown()
 
     def searched(self, sample: SampleOperator) -> Any:
         """The training's hyper-parameters, which a task searches where the spec says so."""
@@ -321,12 +360,14 @@ class _Builder:
         }  # fmt: skip
         doc = "The version is started beside the serving one, compared with stored scores, put live, and made champion."
         with self.dag("deploy", [self.passed], doc, params) as dag:
-            DeployModelOperator(
+            deployed = DeployModelOperator(
                 task_id="deploy", name=spec.name, port=spec.deploy.port, parity_rows=spec.deploy.parity_rows,
                 version="{{ deploy_version(params, triggering_asset_events) }}", mlflow=self.mlflow,
                 endpoints=self.place(spec.places.endpoints), outlets=[self.deployed], target=spec.deploy.target,
                 settings=spec.deploy.settings,
             )  # fmt: skip
+            if spec.deploy.target != "local":
+                deployed >> self.costs()
         return dag
 
     def monitor(self) -> DAG:

@@ -20,12 +20,13 @@ from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Shar
 from airflow_provider_sml.ml.training.custom import PATH
 from airflow_provider_sml.operators.clusters import KINDS, check_cluster
 from airflow_provider_sml.operators.deployment_targets import check_settings
+from airflow_provider_sml.operators.training_services import SERVICES, check_service
 from airflow_provider_sml.pipelines.spec_gate import Gate
 from airflow_provider_sml.pipelines.spec_monitor import Days, Decide, Performance
 from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
-_NOT_YET = ("sagemaker", "vertex", "emr", "dataproc")
+_NOT_YET = ("emr", "dataproc")
 
 
 class Places(Strict):
@@ -114,7 +115,7 @@ def _cluster(value: str) -> str:
     return value
 
 
-_A_CLUSTER = f"local, processes, cuda, {', '.join(KINDS)}, or the id of a connection of type dask"
+_A_CLUSTER = f"local, processes, cuda, {', '.join((*KINDS, *SERVICES))}, or the id of a connection of type dask"
 Cluster = Annotated[str, AfterValidator(_cluster), Field(json_schema_extra={EXPECTED: _A_CLUSTER})]
 
 
@@ -187,8 +188,8 @@ class Spot(Strict):
     A cluster that is made for the training begins on spare capacity; where the machine of the task itself may go
     (``cluster: local``), only the checkpoints matter. The model is the same however often it was interrupted.
 
-    :param checkpoint: folder of the checkpoints, which all workers reach; beside the lake's tables when null. May name
-        ``{lake}``.
+    :param checkpoint: folder of the checkpoints, which all workers reach; beside the lake's tables when null, but to be
+        given for ``sagemaker`` and ``vertex``. May name ``{lake}``.
     :param every: most time between two checkpoints.
     :param on_demand_after: interruptions after which machines on demand take the place of spare capacity; they do too
         where it does not come in time.
@@ -219,10 +220,12 @@ class Train(Strict):
     :param warm_start: the registered version on top of whose rounds ``params.rounds`` come at most: ``champion``, or
         its number.
     :param cluster: ``local`` (in the task's own process), ``processes`` (worker processes on this machine), ``cuda``
-        (one for each of its GPUs), the id of a connection of type ``dask``, or a service that makes a cluster for the
-        training: ``gateway`` (a Dask Gateway), ``kubernetes``, ``ec2`` or ``gce`` (Compute Engine).
-    :param cluster_settings: of such a service, such as the ``image`` of Kubernetes.
-    :param workers: workers that the rows are split over.
+        (one for each of its GPUs), the id of a connection of type ``dask``, a service that makes a cluster for the
+        training: ``gateway`` (a Dask Gateway), ``kubernetes``, ``ec2`` or ``gce`` (Compute Engine), or one that trains
+        as a job of its own: ``sagemaker`` or ``vertex``.
+    :param cluster_settings: of such a service, such as the ``image`` of Kubernetes, or ``image``, ``role`` and
+        ``instances`` of SageMaker, ``image``, ``region`` and ``machines`` of Vertex AI.
+    :param workers: workers that the rows are split over; of SageMaker and Vertex AI, machines.
     :param min_workers: workers to go on with where all do not come in time; all of them when null.
     :param spot: training on spare capacity.
     :param usd_per_hour: what one worker costs in an hour, for what interruptions and a search cost.
@@ -258,6 +261,8 @@ class Train(Strict):
 
     @model_validator(mode="after")
     def _cluster_fits(self) -> Train:
+        if self.cluster in SERVICES:
+            return self._service_fits()
         if self.cluster not in KINDS:
             if self.cluster_settings:
                 found = ", ".join(self.cluster_settings)
@@ -267,6 +272,27 @@ class Train(Strict):
             check_cluster({"on": self.cluster, **self.cluster_settings})
         except ConfigurationError as error:
             raise misfit("cluster_settings", str(error.expected), error.found, error.todo or error.message) from error
+        return self
+
+    def _service_fits(self) -> Train:
+        title, spot = SERVICES[self.cluster].title, self.spot
+        if self.min_workers:
+            raise misfit("min_workers", f"no min_workers, because {title} waits for all machines", self.min_workers)
+        if self.search:
+            todo = "search on a cluster, or on this machine, and write what it found to params"
+            raise misfit("search", f"no search, because {title} trains one model a job", "a search", todo)
+        if spot and (spot.on_demand_after or spot.deadline):
+            expected = f"neither on_demand_after nor deadline, because {title} starts machines again by itself"
+            todo = "take cluster_settings.on_demand_last and max_wait"
+            raise misfit("spot", expected, "on_demand_after or deadline", todo)
+        try:
+            check_service(
+                self.cluster, self.cluster_settings, workers=self.workers, spot=spot is not None,
+                checkpoint=spot.checkpoint if spot else None,
+            )  # fmt: skip
+        except ConfigurationError as error:
+            key = "spot" if "checkpoint" in error.message else "cluster_settings"
+            raise misfit(key, str(error.expected), error.found, error.todo or error.message) from error
         return self
 
     @model_validator(mode="after")

@@ -153,14 +153,17 @@ def test_the_scoring_image_installs_no_airflow():
     found = importlib.util.spec_from_file_location("extras", DOCKER / "extras.py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    lines = module.requirements(["lake", "dask", "xgboost", "serving"], ROOT / "setup.cfg")
+    asked = ["lake", "dask", "xgboost", "serving", "amazon:s3fs", "google:gcsfs"]
+    assert " ".join(asked).replace("xgboost", '"${XGBOOST}"') in (DOCKER / "scoring.Dockerfile").read_text()
+    lines = module.requirements(asked, ROOT / "setup.cfg")
     names = {re.match(r"[\w\-]+", line)[0] for line in lines}
-    assert {"fastapi", "dask", "xgboost-cpu", "pydantic", "pyarrow"} <= names
+    assert {"fastapi", "dask", "xgboost-cpu", "pydantic", "pyarrow", "s3fs", "gcsfs"} <= names
     assert not [name for name in names if "airflow" in name]
     gpu = module.requirements(["serving", "xgboost-gpu"], ROOT / "setup.cfg")
     assert [line for line in gpu if line.startswith("xgboost")] == ["xgboost>=3.2,<3.3"]
-    with pytest.raises(SystemExit, match="no extra nothing"):
-        module.requirements(["nothing"], ROOT / "setup.cfg")
+    for asked, said in (("nothing", "no extra nothing"), ("google:s3fs", "google has no requirement s3fs")):
+        with pytest.raises(SystemExit, match=said):
+            module.requirements([asked], ROOT / "setup.cfg")
 
 
 def bundle(folder):

@@ -578,11 +578,54 @@ WRONG = {
         None,
         "deploy.settings is wrong\n  expected: serverless, asynchronous with a minimum of 0",
     ),
-    "a cluster in a cloud": (
+    "a cluster that there is not": (
         "cluster: local",
-        "cluster: sagemaker",
+        "cluster: emr",
         None,
-        "gateway, kubernetes, ec2, gce, or the id of a connection of type dask; found: sagemaker",
+        "gateway, kubernetes, ec2, gce, sagemaker, vertex, or the id of a connection of type dask; found: emr",
+    ),
+    "SageMaker without its settings": (
+        "  cluster: local",
+        "  cluster_settings: {image: x, instances: [ml.m5.xlarge]}\n  cluster: sagemaker",
+        "cluster: local",
+        "train.cluster_settings is wrong\n  expected: role: ARN of the role that the job runs as",
+    ),
+    "a setting that SageMaker has not": (
+        "  cluster: local",
+        "  cluster_settings: {image: x, role: r, instances: [ml.m5.xlarge], max_runtme: 60}\n  cluster: sagemaker",
+        "cluster: local",
+        "did you mean max_runtime?",
+    ),
+    "a setting of Vertex AI of another type": (
+        "  cluster: local",
+        "  cluster_settings: {image: x, region: r, machines: [n1-standard-4], max_runtime: long}\n  cluster: vertex",
+        "cluster: local",
+        "expected: a whole number; found: 'long'",
+    ),
+    "spot in a cloud without checkpoints": (
+        "  cluster: local",
+        "  spot: {}\n  cluster_settings: {image: x, role: r, instances: [ml.m5.xlarge]}\n  cluster: sagemaker",
+        "cluster: local",
+        'train.spot is wrong\n  expected: train.spot.checkpoint: a folder in s3://, or "{lake}/checkpoints"',
+    ),
+    "checkpoints where SageMaker cannot write": (
+        "  cluster: local",
+        "  spot: {checkpoint: /tmp/x}\n  cluster_settings: {image: x, role: r, instances: [ml.m5.xlarge]}\n"
+        "  cluster: sagemaker",
+        "cluster: local",
+        "expected: an address in s3://, or one that starts with {lake}; found: /tmp/x",
+    ),
+    "spot beside the settings of a cloud": (
+        "  cluster: local",
+        "  cluster_settings: {image: x, region: r, machines: [n1-standard-4], spot: true}\n  cluster: vertex",
+        "cluster: local",
+        "write train.spot: {checkpoint: ...} beside cluster_settings",
+    ),
+    "a lake that SageMaker cannot read": (
+        "  cluster: local",
+        "  cluster_settings: {image: x, role: r, instances: [ml.m5.xlarge]}\n  cluster: sagemaker",
+        "  lake: include",
+        "places.lake is out of reach of SageMaker\n  expected: an address in s3://",
     ),
     "a cluster on Kubernetes without an image": (
         "  cluster: local",

@@ -2,7 +2,8 @@
 
 ``serve`` alone is also what a container runs: it reads the bundle of SM_MODEL_DIR and binds 127.0.0.1 unless
 ``--host`` or SML_SERVE_HOST says otherwise. On Vertex AI it first fetches the bundle from AIP_STORAGE_URI; elsewhere it
-fetches nothing.
+fetches nothing. ``train`` is the command of ``ml.training``, so that one image serves both: SageMaker and Vertex AI
+start training containers with that word.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from airflow_provider_sml.errors import ConfigurationError, SmlError, require
+from airflow_provider_sml.ml.training.__main__ import add_train, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser(os.environ).parse_args(arguments)
+    if options.run is train:
+        return train(options)
     try:
         for module in ("fastapi", "uvicorn", "prometheus_client", "httpx", "psutil"):
             require(module, "serving")
@@ -55,6 +59,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     which.add_argument("name", nargs="?", metavar="NAME", help="the endpoint to stop")
     which.add_argument("--all", action="store_true", help="stop every endpoint under the root")
 
+    add_train(commands)
     status = commands.add_parser("status", help="list local endpoints")
     status.set_defaults(run=_status)
     for command in (stop, status):
@@ -63,9 +68,6 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    # xgboost imports scikit-learn and with it pandas where they are installed, for classes that serving does not use:
-    # three seconds and a hundred megabytes per server.
-    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
     from airflow_provider_sml.ml.bundle import Bundle
     from airflow_provider_sml.ml.serving.log import PredictionLog
     from airflow_provider_sml.ml.serving.process import serve_candidate, serve_public
@@ -140,4 +142,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # xgboost imports scikit-learn and with it pandas where they are installed, for classes that nothing here uses:
+    # three seconds and a hundred megabytes per server.
+    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
     sys.exit(main())

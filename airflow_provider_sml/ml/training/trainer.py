@@ -158,11 +158,22 @@ def fit(training: Training, on: Client | Cluster, log: Callable[[str], None]) ->
     :raises JobError: when the training failed on the cluster, or a worker was lost.
     """
     check_settings(training)
-    import xgboost
-
     started = time.monotonic()
     cluster = on if isinstance(on, Cluster) else Cluster.of(on, training.workers)
     outcome, cost = _run(training, cluster, log)
+    return bundle_of(training, outcome, cost, time.monotonic() - started)
+
+
+def bundle_of(training: Training, outcome: Outcome, cost: dict[str, Any], seconds: float) -> Bundle:
+    """The bundle of a training that has come to its end.
+
+    :param training: what was trained.
+    :param outcome: of the first rank.
+    :param cost: the figures of its toll.
+    :param seconds: that it took.
+    """
+    import xgboost
+
     return Bundle(
         name=training.dataset.name,
         model_id=training.model_id,
@@ -177,7 +188,7 @@ def fit(training: Training, on: Client | Cluster, log: Callable[[str], None]) ->
             "workers": training.workers,
             "checkpoint_rounds": training.every,
             "xgboost": xgboost.__version__,
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(seconds, 1),
             "boosting_seconds": round(outcome.state.seconds, 1),
             "device": outcome.device,
             "memory": str(outcome.memory),
