@@ -18,7 +18,8 @@ CORE = ("psutil", "pydantic", "PyYAML")
 def requirements(extras: list[str], path: Path) -> list[str]:
     """The lines of some extras and what they refer to, each once.
 
-    :param extras: names of extras, or of one requirement of an extra (``amazon:s3fs``). ``xgboost-gpu`` stands in for ``xgboost`` wherever another extra names that.
+    :param extras: names of extras, or of one requirement of an extra (``amazon:s3fs``). ``xgboost-gpu`` stands in for
+        ``xgboost`` wherever another extra names that.
     :param path: of setup.cfg.
     """
     config = configparser.ConfigParser()
