@@ -138,7 +138,13 @@ class SageMakerTrainOperator(RemoteJobOperator):
     def _of_model(self, job: SageMakerTrainingJob) -> SageMakerTrainingJob:
         """The job that trains a model of ours: told by its request, and without a network by copies of the data."""
         refuse_given(
-            {"inputs": job.inputs, "hyperparameters": job.hyperparameters, "count": "count" in self.options}, "training"
+            {
+                "inputs": job.inputs,
+                "hyperparameters": job.hyperparameters,
+                "count": "count" in self.options,
+                "script": job.script,
+            },
+            "training",
         )
         model = self._model()
         copies = {"request": f"{model.request}/", "sample": f"{SampleRef.load(model.sample).uri}/"}

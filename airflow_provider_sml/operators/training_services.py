@@ -63,7 +63,7 @@ SERVICES = {
                 "role": "role: ARN of the role that the job runs as",
                 "instances": "instances: machine types, the preferred one first"},
         decided=("name", "connection", "count", "inputs", "hyperparameters", "spot", "checkpoint", "entrypoint",
-                 "arguments"),
+                 "arguments", "script", "entry"),
     ),
     "vertex": Service(
         title="Vertex AI", scheme="gs", adapter=_vertex_job, own={"gcp_conn_id": "google_cloud_default"},
