@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from airflow_provider_sml.ml.training.host import PORT_VARIABLE, sagemaker_host,
 from airflow_provider_sml.ml.training.request import REQUEST_FILE, read_request, write_request
 from airflow_provider_sml.ml.training.runner import run_rank
 from airflow_provider_sml.ml.training.trainer import Training, fit, work_of
+from airflow_provider_sml.refs import SampleRef
 from airflow_provider_sml.testing.processes import free_port
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS
@@ -103,6 +105,16 @@ def test_what_a_retry_cannot_mend_is_told_to_sagemaker(shop_sample, opt_ml, monk
     (base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(resources))
     assert main(["train"]) == 2
     assert "another number of machines" in (base / "output" / "failure").read_text()
+
+
+def test_a_container_without_a_network_trains_from_its_channels(shop_sample, opt_ml, monkeypatch):
+    base = opt_ml(of(shop_sample), checkpoints=False)
+    shutil.copytree(shop_sample.uri, base / "input" / "data" / "sample")
+    shutil.move(base.parent / "request", base / "input" / "data" / "request")
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
+    monkeypatch.setattr(SampleRef, "load", lambda told: replace(shop_sample, uri="/nowhere"))
+    assert main(["train"]) == 0
+    assert Bundle.read(base / "model").model_id == of(shop_sample).model_id
 
 
 def test_a_request_gives_the_training_back(shop_sample, tmp_path):

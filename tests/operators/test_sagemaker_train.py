@@ -203,3 +203,62 @@ def test_script_mode_runs_the_code_of_a_folder(dag_project, cloud, fake_s3, tmp_
     [job] = cloud.sagemaker.jobs.values()
     place = json.loads(job.request["HyperParameters"]["sagemaker_submit_directory"])
     assert place.startswith("s3://models/churn/source/") and place.endswith("/sourcedir.tar.gz")
+
+
+MODEL = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
+from airflow_provider_sml.refs import SampleRef
+from tests.toy import DATASET
+
+SAMPLE = SampleRef("s3://models/lake/samples/toy/abc", "abc", "toy", 1, "all", 1.0, {{"train": 9}}, "s3://models/lake")
+
+with DAG("toy_train", default_args={{"retries": 2, "retry_delay": timedelta(0)}}):
+    SageMakerTrainOperator(
+        task_id="train", image="123456789012.dkr.ecr.us-east-1.amazonaws.com/sml-scoring:1", spot=True,
+        role="arn:aws:iam::123456789012:role/sagemaker", output_path="{{lake}}/jobs", poll_interval=0.01,
+        checkpoint="{{lake}}/kept", instances=["ml.m5.xlarge"], dataset=DATASET,
+        **({{"training": {{"sample": SAMPLE, "workers": 2}}}} | dict({more})),
+    )
+"""
+
+
+@pytest.fixture
+def run_model(dag_project, cloud):
+    """Runs the operator with a model of ours to train."""
+    cloud.client("s3").create_bucket(Bucket="models")
+    return lambda more="": dag_project.run(dag_project.write("toy.py", MODEL.format(more=more)), "toy_train")
+
+
+def test_without_a_network_the_job_is_given_copies_of_request_and_sample(run_model, cloud, capfd):
+    result = run_model("plan=True, options={'network_isolation': True}")
+    assert result.state == "success"
+    said = capfd.readouterr().out
+    for part in ('"ChannelName": "request"', '"s3://models/lake/samples/toy/abc/"', '"InstanceCount": 2',
+                 '"S3Uri": "s3://models/lake/kept/toy/'):  # fmt: skip
+        assert part in said, part
+    assert cloud.client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 0, "a plan writes nothing"
+
+
+def test_what_the_training_itself_refuses_is_not_tried_again(run_model, cloud, capfd):
+    cloud.faults.add("fail", "CreateTrainingJob", reason="AlgorithmError: DataError: no label, exit code: 2", times=9)
+    assert run_model().state == "failed"
+    assert "DataError: no label" in capfd.readouterr().out
+    assert cloud.calls.count("CreateTrainingJob") == 1
+    [call] = cloud.calls.of("CreateTrainingJob")
+    assert call.params["HyperParameters"]["request"].startswith("s3://models/lake/requests/toy/")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("training={'sample': SAMPLE, 'workrs': 2}", "did you mean workers?"),
+        ("options={'count': 3}", "training decides count"),
+        ("training={'sample': SampleRef('/tmp/s', 'abc', 'toy', 1, 'all', 1.0, {}, '/tmp/lake')}", "out of reach"),
+    ],
+)
+def test_what_does_not_fit_a_model_of_ours_is_named(run_model, cloud, capfd, more, said):
+    assert run_model(more).state == "failed"
+    assert said in capfd.readouterr().out
+    assert cloud.calls == []
