@@ -199,44 +199,6 @@ def test_conditions_are_compared_as_numbers(tmp_path):
     assert columns(result)["gift"]["drifted"]
 
 
-# --- enough nights ----------------------------------------------------------------------------------------------------
-
-
-def nights(folder, *verdicts, version="1", first=0):
-    folder.mkdir(exist_ok=True)
-    for n, verdict in enumerate(verdicts):
-        path = folder / f"{NIGHT + dt.timedelta(days=first + n)}.json"
-        path.write_text(json.dumps({"verdict": verdict, "version": version}))
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "drifted", "of", "expected"),
-    [
-        (["drift"], 1, 1, True),
-        (["quiet"], 1, 1, False),
-        (["drift", "quiet"], 1, 1, False),
-        (["drift", "quiet"], 1, 2, True),
-        (["drift", "drift", "quiet", "quiet", "drift"], 3, 5, True),
-        (["drift", "drift", "quiet", "quiet", "drift"], 3, 4, False),
-        (["drift"], 2, 5, False),
-    ],
-)
-def test_enough_of_the_last_nights(tmp_path, verdicts, drifted, of, expected):
-    nights(tmp_path, *verdicts)
-    last = NIGHT + dt.timedelta(days=len(verdicts) - 1)
-    assert drift.enough_nights(tmp_path, last, drifted, of) is expected
-
-
-def test_later_nights_and_nights_of_a_replaced_version_do_not_count(tmp_path):
-    nights(tmp_path, "drift", "drift", "drift")
-    nights(tmp_path, "quiet", "drift", "drift", version="2", first=3)
-    day = NIGHT + dt.timedelta(days=3)
-    assert not drift.enough_nights(tmp_path, day, 1, 5)
-    assert drift.enough_nights(tmp_path, day + dt.timedelta(days=1), 1, 5)
-    assert not drift.enough_nights(tmp_path, day + dt.timedelta(days=1), 2, 5)
-    assert drift.enough_nights(tmp_path, day + dt.timedelta(days=2), 2, 5)
-
-
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 

@@ -124,25 +124,6 @@ def report(
     )
 
 
-def enough_nights(folder: Path, day: dt.date, drifted: int, nights: int) -> bool:
-    """Whether enough of the last reports, up to and with this day, found drift.
-
-    Only reports of the version that this day's is of count: those of a version that was replaced ask for no retraining.
-
-    :param folder: of the nights' reports.
-    :param day: the last night that counts.
-    :param drifted: how many must have drifted.
-    :param nights: of how many.
-    """
-    found = [
-        json.loads(path.read_text())
-        for path in sorted(folder.glob("????-??-??.json"))
-        if path.stem <= day.isoformat()
-    ]  # fmt: skip
-    same = [night for night in found if night["version"] == found[-1]["version"]]
-    return sum(night["verdict"] == "drift" for night in same[-nights:]) >= drifted
-
-
 def _frame(
     table: pa.Table, numbers: Sequence[str], categories: Sequence[str], rows: int, seed: int = 7
 ) -> pd.DataFrame:
