@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperatorLink
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_sml.ml.bundle import Scorer
+    from airflow_provider_sml.ml.lake import Lake
+
+    _Night = Callable[[dt.date, Sequence[Mapping[str, Any]]], ReportRef]
 
 #: A monitor that fell behind catches up by this many nights in one run.
 MOST_NIGHTS = 7
@@ -125,10 +128,15 @@ class DriftReportOperator(ChampionOperator):
     :param share: share of the columns that must have drifted for a night of drift.
     :param numeric: limit for numbers: Wasserstein distance in standard deviations.
     :param category: limit for categories: Jensen-Shannon distance (natural logarithm), 0 to 0.83.
-    :param rows: rows drawn from each side at most.
+    :param source: ``profiles`` compares all rows, by profiles that are kept in the lake; ``sample`` gives a drawn
+        sample to Evidently's own preset.
+    :param rows: rows drawn from each side at most; of ``sample`` only.
+    :param false_discovery: share of the columns told as drifted that may be so by chance (Benjamini-Hochberg); None
+        leaves that control out. Of ``profiles`` only.
     :param leave_out: features that are not compared.
     :param label_known_after: how long after the event its label is known.
     :param reports: folder of the reports.
+    :param keep: reports of nights so many days before the last one reported are removed; None keeps them all.
     """
 
     template_fields: Sequence[str] = (*ChampionOperator.template_fields, "reports")
@@ -141,13 +149,19 @@ class DriftReportOperator(ChampionOperator):
         share: float = 0.3,
         numeric: float = 0.1,
         category: float = 0.1,
+        source: Literal["profiles", "sample"] = "profiles",
         rows: int = 5_000,
+        false_discovery: float | None = 0.05,
         leave_out: Sequence[str] = (),
         label_known_after: str | dt.timedelta = "0 days",
         reports: str | None = None,
+        keep: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.source = source
+        self.false_discovery = false_discovery
+        self.keep = keep
         self.share = share
         self.numeric = numeric
         self.category = category
@@ -158,33 +172,60 @@ class DriftReportOperator(ChampionOperator):
 
     def run(self, context: Context) -> ReportRef:
         """Report night by night; gives the last one."""
-        from airflow_provider_sml.ml.monitoring import drift, performance, predictions
+        from airflow_provider_sml.ml.monitoring import performance, profile_report
         from airflow_provider_sml.ml.monitoring.nightly import KEPT
 
         version, scorer, tags = self.champion()
         lake = LakeHook(self.lake).get_conn()
         table = self.table or self.name
-        limits = drift.Limits(self.share, self.numeric, self.category, self.rows)
         sample = LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
-        reference = predictions.scored(predictions.reference_rows(sample), scorer)
         folder = Path(self.reports or f"{home()}/reports") / self.name / "nights"
         key, kept = scorer.bundle.dataset.contract.key, folder.parent / "performance" / KEPT
+        days = self.days()
+        compare = self._profiles if self.source == "profiles" else self._sample
+        night = compare(lake, table, sample, scorer, version.version, folder, days)
         report = None
-        for day in self.days():
+        for day in days:
             past = performance.mature_days(day, duration(self.label_known_after), LOOK_BACK)
-            report = drift.report(
-                self.name,
-                version.version,
-                day,
-                reference,
-                predictions.scored(predictions.read_days(lake, table, day, day), scorer),
-                scorer,
-                limits,
-                folder,
-                leave_out=self.leave_out,
-                performance=performance.realised(lake, table, key, past, kept),
-            )
+            report = night(day, performance.realised(lake, table, key, past, kept))
             drifted = f": {', '.join(report.drifted)}" if report.drifted else ""
             self.log.info("%s: %s, %.0f %% of the columns drifted%s", day, report.verdict, 100 * report.share, drifted)
         assert report is not None
+        if self.keep is not None:
+            profile_report.expire_reports(folder, days[-1] - dt.timedelta(days=self.keep))
         return report
+
+    def _profiles(
+        self, lake: Lake, table: str, sample: Path, scorer: Scorer, version: str, folder: Path, days: Sequence[dt.date]
+    ) -> _Night:
+        """Reports of whole nights, by profiles."""
+        from airflow_provider_sml.ml.monitoring import profile_report
+        from airflow_provider_sml.ml.monitoring.verdicts import Rules
+
+        rules = Rules(self.share, self.numeric, self.category, false_discovery=self.false_discovery)
+        kinds = profile_report.kinds(scorer, self.leave_out)
+        old = profile_report.reference(lake, sample, scorer, kinds)
+        nights = profile_report.nights(lake, table, scorer, kinds, days)
+
+        def night(day: dt.date, performance: Sequence[Mapping[str, Any]]) -> ReportRef:
+            return profile_report.report(self.name, version, day, old, nights.get(day), rules, folder, performance)
+
+        return night
+
+    def _sample(
+        self, lake: Lake, table: str, sample: Path, scorer: Scorer, version: str, folder: Path, days: Sequence[dt.date]
+    ) -> _Night:
+        """Reports of a sample of each night, by Evidently's own preset."""
+        from airflow_provider_sml.ml.monitoring import drift, predictions
+
+        limits = drift.Limits(self.share, self.numeric, self.category, self.rows)
+        old = predictions.scored(predictions.reference_rows(sample), scorer)
+
+        def night(day: dt.date, performance: Sequence[Mapping[str, Any]]) -> ReportRef:
+            new = predictions.scored(predictions.read_days(lake, table, day, day), scorer)
+            return drift.report(
+                self.name, version, day, old, new, scorer, limits, folder,
+                leave_out=self.leave_out, performance=performance,
+            )  # fmt: skip
+
+        return night

@@ -396,6 +396,7 @@ class _Builder:
             report = DriftReportOperator(
                 task_id="drift", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days, share=drift.share,
                 numeric=drift.numeric, category=drift.category, rows=spec.monitor.rows,
+                source=spec.monitor.report, false_discovery=spec.monitor.false_discovery, keep=spec.monitor.keep,
                 leave_out=spec.left_out, label_known_after=spec.label_known_after,
                 reports=self.reports,
             )  # fmt: skip

@@ -407,7 +407,12 @@ class Monitor(Strict):
     """How each night is judged.
 
     :param reference: what a day is compared with: the rows the model was trained on.
-    :param rows: largest number of rows drawn from each side for the report.
+    :param report: ``profiles`` compares all rows of the night, by profiles that are kept in the lake; ``sample`` gives
+        a drawn sample to Evidently's own preset.
+    :param rows: largest number of rows drawn from each side; of ``sample`` only.
+    :param false_discovery: share of the columns told as drifted that may be so by chance (Benjamini-Hochberg); null
+        leaves that control out. Of ``profiles`` only.
+    :param keep: days that the reports of nights are kept; null for ever.
     :param columns: which features are compared, as ``leave_out: [...]`` or ``only: [...]``; the score always is.
     :param drift: when a night counts as drift.
     :param performance: when the scores' worth is a finding.
@@ -416,7 +421,10 @@ class Monitor(Strict):
     """
 
     reference: Literal["training"] = "training"
+    report: Literal["profiles", "sample"] = "profiles"
     rows: Whole = Field(default=5_000, ge=100, le=100_000)
+    false_discovery: Number | None = Field(default=0.05, gt=0, lt=1)
+    keep: Whole | None = Field(default=None, ge=7)
     columns: LeaveOut | CompareOnly = LeaveOut()
     drift: Drift = Drift()
     performance: Performance = Performance()

@@ -83,15 +83,26 @@ class ProfileStore:
         missing = [day for day in days if day not in found]
         return Window(merge(list(found.values())) if found else None, sorted(found), missing)
 
+    def named(self, content: str, make: Callable[[], Profile]) -> Profile:
+        """The profile of rows that belong to no day, such as a sample's, read or made.
+
+        :param content: names the rows, as ``content`` does.
+        :param make: profiles them.
+        """
+        path = self._folder / f"{self._definition}-{content}.json"
+        found = self._read(path)
+        if found is None:
+            found = make()
+            _write(path, found)
+        return found
+
     def put(self, day: dt.date, content: str, profile: Profile) -> Path:
         """Keep a day's profile; those of older contents of the day, made in the same way, are removed.
 
         :param content: what ``content`` gave for the files that were profiled.
         """
         path = self._path(day, content)
-        body = json.dumps(profile.dump(), separators=(",", ":"), sort_keys=True)
-        sealed = {"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}
-        storage.write(path, json.dumps(sealed))
+        _write(path, profile)
         for entry in list(storage.entries(path.parent)):
             name = entry.path.rsplit("/", 1)[1]
             if name.startswith(f"{self._definition}-") and name != path.name:
@@ -157,6 +168,11 @@ def expire(lake: Lake, table: str, before: dt.date) -> int:
             storage.remove(entry.path)
             removed += 1
     return removed
+
+
+def _write(path: Path, profile: Profile) -> None:
+    body = json.dumps(profile.dump(), separators=(",", ":"), sort_keys=True)
+    storage.write(path, json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
 
 
 def _digest(value: object) -> str:
