@@ -108,7 +108,9 @@ def lay(folder, number, verdict="drift", auc_lost=False, version="1"):
     columns = [{"name": "rain", "value": 0.4, "threshold": 0.1, "drifted": verdict == "drift"},
                {"name": "city", "value": None, "threshold": None, "drifted": verdict == "drift"}]  # fmt: skip
     drifted = ["city", "rain"] if verdict == "drift" else []
+    missing = [{"kind": "missing_partitions", "subject": "", "text": "a day is missing"}] if number == 1 else []
     drift = {"version": version, "verdict": verdict, "share": 0.4, "drifted": drifted, "columns": columns}
+    drift |= {"findings": missing}
     (folder / f"nights/{day}.json").write_text(json.dumps(drift))
     lost = [{"kind": "performance", "severity": "critical", "text": "AUC lost"}] if auc_lost else []
     worth = {"version": version, "findings": lost, "importance": {"rain": 0.7, "city": 0.1}}
@@ -153,7 +155,7 @@ def test_labels_make_a_night_critical_and_damage_hides_no_other_night(tmp_path):
     stored = StoredNights(tmp_path)
     decision = stored.settle(day, replace(POLICY, nights=(1, 2)))[-1]
     assert (decision.severity, decision.action, decision.counted) == ("critical", "retrain", [str(day)])
-    assert decision.findings[0]["text"] == "AUC lost"
+    assert [finding["text"] for finding in decision.findings] == ["AUC lost", "a day is missing"]
     assert any(problem.startswith(f"nights/{FIRST}.json") for problem in stored.damaged)
     page = (tmp_path / f"decisions/{day}.html").read_text()
     assert "Training is asked for" in page and "AUC lost" in page

@@ -148,11 +148,15 @@ class StoredNights:
 
 
 def _of_drift(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a drift report found; findings that it states itself are taken as they are."""
+    """What a drift report found. What it states itself, such as days that are missing, is told, and does not count for
+    retraining unless it has a severity of its own."""
     found = [
-        dict(finding) for finding in report.get("findings", [])
-        if isinstance(finding, Mapping) and finding.get("severity") in SEVERITIES and "text" in finding
+        {"kind": str(finding.get("kind", "data")), "severity": finding.get("severity"), "text": str(finding["text"])}
+        for finding in report.get("findings", [])
+        if isinstance(finding, Mapping) and "text" in finding
     ]  # fmt: skip
+    for finding in found:
+        finding["severity"] = finding["severity"] if finding["severity"] in SEVERITIES else "info"
     drifted = [str(name) for name in report.get("drifted", [])]
     share = report.get("share")
     many = f"{share:.0%} of the columns" if isinstance(share, int | float) else f"{len(drifted)} columns"
