@@ -63,7 +63,12 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Tracking URI",
                         "description": "Address of the server, such as https://mlflow.example.com, or a local folder",
                         "schema": _TEXT,
-                    }
+                    },
+                    "webhook_secret": _field(
+                        "Webhook secret",
+                        "Of a webhook of this server that calls /sml-webhooks/mlflow when an alias moves",
+                        _SECRET,
+                    ),
                 },
                 "ui-field-behaviour": {
                     "hidden-fields": ["host", "port", "schema", "extra"],

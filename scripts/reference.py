@@ -268,8 +268,17 @@ def source(path: str, language: str) -> str:
     return f"```{language}\n{(ROOT / path).read_text().rstrip()}\n```"
 
 
+def lineage() -> str:
+    """The tags of a version."""
+    from airflow_provider_sml.ml.registry.lineage import TAG, TAGS
+
+    rows = [f"| `{TAG}{name}` | {_cell(text)} |" for name, text in TAGS.items()]
+    return "\n".join(["| tag | what it says |", "|---|---|", *rows])
+
+
 EXAMPLES: dict[str, Callable[[], str]] = {
     "spec": lambda: source("include/pipelines/flights.yaml", "yaml"),
+    "champion": lambda: source("airflow_provider_sml/example_dags/example_champion.py", "python"),
     "churn": lambda: source("airflow_provider_sml/example_dags/example_churn.py", "python"),
 }
 REFERENCES: dict[str, Callable[[], str]] = {
@@ -278,6 +287,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "expressions": expressions,
     "connections": connections,
     "measurements": measurements,
+    "lineage": lineage,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Airflow's plugin of this package: the page "Models" in the navigation.
+"""Airflow's plugin of this package: the page "Models" in the navigation, and the receiver of MLflow's webhooks.
 
 Every component of Airflow imports this module, so it imports next to nothing: the pages and FastAPI come in only where
 ``fastapi_apps`` is read, which the API server does. Nothing here raises for a library that is missing; the page is then
@@ -19,6 +19,8 @@ except ImportError:  # Airflow 3.1
     from airflow.plugins_manager import AirflowPlugin
 
 PREFIX = "/sml"
+#: Outside Airflow's log-in: a signature lets a request in.
+WEBHOOKS = "/sml-webhooks"
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,14 @@ def _apps() -> list[dict[str, Any]]:
     except ImportError as error:
         log.warning("The page Models of airflow-provider-sml is left out: %s", error)
         return []
-    return [{"app": create_app(), "url_prefix": PREFIX, "name": "SML models"}]
+    apps = [{"app": create_app(), "url_prefix": PREFIX, "name": "SML models"}]
+    try:
+        from airflow_provider_sml.ui.webhooks import create_receiver
+    except ImportError as error:
+        log.warning("The receiver of MLflow's webhooks is left out: %s", error)
+    else:
+        apps.append({"app": create_receiver(), "url_prefix": WEBHOOKS, "name": "SML webhooks"})
+    return apps
 
 
 class _WhenRead:

@@ -58,7 +58,7 @@ def test_every_example_loads(dag_project):
         assert dag_project.load(path)
 
 
-def test_the_operators_of_ones_own_dag_train_and_deploy(dag_project, churn):
+def test_the_operators_of_ones_own_dag_train_and_deploy(dag_project, churn, tmp_path):
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 8510)) == 0:
             pytest.skip("port 8510 is taken on this machine")
@@ -67,3 +67,23 @@ def test_the_operators_of_ones_own_dag_train_and_deploy(dag_project, churn):
     assert result.state == "success", result.tasks
     assert result.results["deploy"]["version"] == "1"
     assert result.results["evaluate"]["auc"] > 0.6
+    check_lineage(tmp_path, result.results["register"], result.results["deploy"])
+
+
+def check_lineage(home, version, endpoint):
+    """The version says of what it was made, whole."""
+    from airflow_provider_sml.ml.lake import Lake
+    from airflow_provider_sml.ml.registry import Registry, report
+    from airflow_provider_sml.refs import ModelVersionRef
+
+    registry, lake = Registry(str(home / "mlflow")), Lake(str(home / "lake"))
+    found = report.of_version(registry, ModelVersionRef.load(version), lake)
+    assert found["missing"] == [] and found["aliases"] == ["challenger", "champion"]
+    assert found["content"]["state"] == "same" and found["content"]["rows"] == 88 * 40
+    assert found["tags"]["dag_id"] == "example_churn" and found["tags"]["cost_usd"] == "0.0000"
+    challenger, champion = found["moves"]
+    assert challenger["by"].startswith("example_churn/register/") and champion["by"].startswith("example_churn/deploy/")
+    assert champion["evidence"]["gate"] == "passed" and champion["evidence"]["endpoint"] == endpoint["url"]
+    saw = report.of_data(registry, "churn", day=dt.date(2026, 3, 31), lake=lake)
+    assert [(one["version"], one["splits"]) for one in saw["versions"]] == [("1", ["test"])]
+    assert registry.verify("churn") == []

@@ -28,7 +28,8 @@ def test_airflow_takes_it(airflow_db) -> None:
     [info] = [plugin for plugin in get_plugin_info() if plugin["name"] == "sml"]
     assert "airflow-provider-sml" in str(info["source"])
     assert [(app["url_prefix"], app["app"]) for app in info["fastapi_apps"]] == [
-        ("/sml", "fastapi.applications.FastAPI")
+        ("/sml", "fastapi.applications.FastAPI"),
+        ("/sml-webhooks", "fastapi.applications.FastAPI"),
     ]
     [view] = info["external_views"]
     assert (view["name"], view["href"], view["destination"]) == ("Models", "sml/", "nav")

@@ -1,7 +1,8 @@
 """``python -m airflow_provider_sml.ml.registry``: the history of a model's aliases, and lineage, for people.
 
 ``history`` prints every move, ``verify`` checks the chain and exits with 1 when something is wrong, ``at`` says what an
-alias pointed to at a time, ``mend`` writes the lines of moves that nobody has written down. ``--mlflow`` is a server's
+alias pointed to at a time, ``mend`` writes the lines of moves that nobody has written down. ``lineage`` walks from a
+version to what it was made of, or with ``--table`` from data to the versions that saw them. ``--mlflow`` is a server's
 address or the folder of the embedded store; a server's credentials are taken from MLFLOW_TRACKING_USERNAME,
 MLFLOW_TRACKING_PASSWORD and MLFLOW_TRACKING_TOKEN.
 """
@@ -13,6 +14,7 @@ import datetime as dt
 import json
 import os
 import sys
+from pathlib import Path
 
 from airflow_provider_sml.errors import ConfigurationError, SmlError
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
@@ -53,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     mend = commands.add_parser("mend", parents=[common], help="write the missing lines")
     mend.add_argument("name", metavar="MODEL")
     mend.set_defaults(run=_mend)
+    lineage = commands.add_parser("lineage", parents=[common], help="what made a version, or what saw data, as JSON")
+    lineage.add_argument("name", metavar="MODEL", nargs="?", default="")
+    lineage.add_argument("--version", default=CHAMPION, help="number or alias; the champion when absent")
+    lineage.add_argument("--table", default="", help="of the lake: every version that saw it")
+    lineage.add_argument("--snapshot", default="", help="only this snapshot of the table")
+    lineage.add_argument("--day", type=dt.date.fromisoformat, help="only this day of the table")
+    lineage.add_argument("--lake", default="", help="folder of the lake: tells whether the data are still the same")
+    lineage.add_argument("--html", metavar="FILE", type=Path, help="write a page there as well")
+    lineage.set_defaults(run=_lineage)
     return parser
 
 
@@ -83,6 +94,25 @@ def _at(registry: Registry, given: argparse.Namespace) -> int:
         print(f"{given.name} had no {given.alias} at {time.isoformat()}")
         return 1
     print(f"version {line.after}, since {line.at}, moved by {line.by}")
+    return 0
+
+
+def _lineage(registry: Registry, given: argparse.Namespace) -> int:
+    from airflow_provider_sml.ml.lake import Lake
+    from airflow_provider_sml.ml.registry import report
+
+    lake = Lake(given.lake) if given.lake else None
+    if given.table:
+        found = report.of_data(registry, given.table, given.snapshot, given.day, lake, given.name)
+    else:
+        wanted = {"version": given.version} if given.version.isdigit() else {"alias": given.version}
+        version = registry.version(given.name, **wanted)
+        if version is None:
+            raise ConfigurationError(f"there is no {given.name} {given.version}", expected="a version", found="none")
+        found = report.of_version(registry, version, lake)
+    print(json.dumps(found, indent=1))
+    if given.html:
+        given.html.write_text(report.page(found))
     return 0
 
 

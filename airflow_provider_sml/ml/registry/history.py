@@ -150,8 +150,8 @@ class History:
     def spells(self, alias: str) -> list[tuple[str, str, str]]:
         """Version, begin and end of each time that an alias pointed to a version; the end of the last one is empty."""
         lines = [line for line in self.lines if line.alias == alias]
-        ends = [line.at for line in lines[1:]] + [""]
-        return [(line.after, line.at, end) for line, end in zip(lines, ends, strict=True) if line.after]
+        ends = [*(line.at for line in lines[1:]), ""]
+        return [(line.after, line.at, end) for line, end in zip(lines, ends, strict=False) if line.after]
 
     def astray(self, aliases: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         """The aliases that do not point to where their last line says: what the line says, and what is.

@@ -14,8 +14,7 @@ from typing import Any
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.page import Page
-from airflow_provider_sml.ml.registry import Registry
-from airflow_provider_sml.ml.registry.history import History, Line
+from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.ml.registry.lineage import SPLITS, TAGS, splits_with
 from airflow_provider_sml.ml.registry.promotion import shown
 from airflow_provider_sml.refs import ModelVersionRef
@@ -98,28 +97,24 @@ def of_data(
     wanted += [f"name = '{_plain(name)}'"] if name else []
     rows: list[dict[str, Any]] = []
     unknown: list[dict[str, str]] = []
-    histories: dict[str, History] = {}
+    histories: dict[str, list[tuple[str, str, str]]] = {}
     for one in registry.described(" and ".join(wanted)):
         seen = list(SPLITS) if day is None else splits_with(one["tags"], day)
         if seen is None:
             unknown.append({"name": one["name"], "version": one["version"]})
         elif seen:
-            history = histories.setdefault(one["name"], registry.history(one["name"]))
+            if one["name"] not in histories:
+                histories[one["name"]] = registry.history(one["name"]).spells(CHAMPION)
+            spells = histories[one["name"]]
+            champion = [{"from": begin, "to": end} for version, begin, end in spells if version == one["version"]]
             rows.append(
-                one | {"splits": seen if day else None, "champion": _champion(history.lines, one["version"])}
+                one | {"splits": seen if day else None, "champion": champion}
                 | {"content": _content(one["tags"], lake, day)}
             )  # fmt: skip
     return {
         "kind": "data", "table": table, "snapshot_id": snapshot_id, "day": day.isoformat() if day else "",
         "versions": rows, "unknown": unknown,
     }  # fmt: skip
-
-
-def _champion(lines: list[Line], version: str) -> list[dict[str, str]]:
-    """From when to when a version was the champion; the end of the last time is empty."""
-    moves = [line for line in lines if line.alias == "champion"]
-    ends = [line.at for line in moves[1:]] + [""]
-    return [{"from": line.at, "to": end} for line, end in zip(moves, ends, strict=True) if line.after == version]
 
 
 def _content(tags: Mapping[str, str], lake: Lake | None, day: dt.date | None) -> dict[str, Any] | None:

@@ -1,0 +1,255 @@
+"""An alias that moves is one event of its asset: seen by the watcher, told by MLflow's webhook, or both."""
+
+import asyncio
+import importlib
+import json
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sml.ml.registry import CHAMPION, Registry
+from airflow_provider_sml.triggers.alias import AliasTrigger, asset_key, moved_to
+from tests.mlflow_server import PASSWORD, USER
+
+SECRET = "the-w0rd-of-the-webhook"
+DAG = "example_champion"
+
+
+def fill(registry):
+    """Four versions of flights, the first of which is the champion."""
+    with registry._client() as client:
+        client.create_registered_model("flights")
+        for number in range(4):
+            tags = {"sml.model_id": f"m{number}"}
+            client.create_model_version("flights", source="s3://nowhere/x", run_id="r", tags=tags)
+    move(registry, 1)
+    return registry
+
+
+def move(registry, version):
+    registry.set_alias(registry.version("flights", str(version)), CHAMPION)
+
+
+def connect(monkeypatch, uri, **more):
+    extra = {"tracking_uri": uri, "webhook_secret": SECRET}
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW", json.dumps({"conn_type": "mlflow", "extra": extra} | more))
+
+
+@pytest.fixture
+def waiting(dag_project):
+    """The example DAG, known to Airflow and not paused, with no event yet; gives the id of its asset."""
+    from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+
+    example = Path(importlib.import_module("airflow_provider_sml.example_dags.example_champion").__file__)
+    run = dag_project.run(dag_project.write("example_champion.py", example.read_text()), DAG)
+    assert run.state == "success" and run.results["versions"] == []
+    with create_session() as session:
+        session.get(DagModel, DAG).is_paused = False
+        asset = session.query(AssetModel).filter(AssetModel.uri == asset_key("flights", CHAMPION)[1]).one().id
+        session.query(AssetEvent).filter(AssetEvent.asset_id == asset).delete()
+        session.query(AssetDagRunQueue).delete()
+        if (state := state_store()) is not None:
+            session.query(state).delete()
+    return asset
+
+
+def state_store():
+    try:
+        from airflow.models.asset_state_store import AssetStateStoreModel
+    except ImportError:
+        return None
+    return AssetStateStoreModel
+
+
+def events(asset):
+    """Versions of the events, and whether the DAG is queued for a run."""
+    from airflow.models.asset import AssetDagRunQueue, AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(AssetEvent).filter(AssetEvent.asset_id == asset).order_by(AssetEvent.id).all()
+        queued = session.query(AssetDagRunQueue).filter(AssetDagRunQueue.target_dag_id == DAG).count()
+        return [moved_to(event)["version"] for event in found], bool(queued)
+
+
+def deliver(client, path="/mlflow", body=None, secret=SECRET, age=0, delivery=None, **headers):
+    """A delivery, signed by MLflow's own code."""
+    from mlflow.webhooks.delivery import _generate_hmac_signature
+
+    data = {"name": "flights", "alias": CHAMPION, "version": "2"}
+    told = {"entity": "model_version_alias", "action": "created", "timestamp": "2026-01-01T00:00:00", "data": data}
+    text = json.dumps(told) if body is None else body
+    delivery, now = delivery or str(uuid.uuid4()), str(int(time.time()) - age)
+    sent = {
+        "X-MLflow-Delivery-Id": delivery, "X-MLflow-Timestamp": now,
+        "X-MLflow-Signature": _generate_hmac_signature(secret, delivery, now, text),
+    } | headers  # fmt: skip
+    return client.post(path, content=text, headers={key: value for key, value in sent.items() if value})
+
+
+@pytest.fixture
+def client(airflow_db):
+    from fastapi.testclient import TestClient
+
+    from airflow_provider_sml.ui.webhooks import create_receiver
+
+    return TestClient(create_receiver())
+
+
+def test_what_is_not_genuine_is_refused_and_learns_nothing(client, monkeypatch):
+    connect(monkeypatch, "/nowhere/mlflow")
+    monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps({"conn_type": "http", "extra": {"webhook_secret": SECRET}}))
+    monkeypatch.setenv("AIRFLOW_CONN_OPEN", json.dumps({"conn_type": "mlflow"}))
+    refused = [
+        deliver(client, secret="another"), deliver(client, secret=""), deliver(client, age=301),
+        deliver(client, age=-301), deliver(client, **{"X-MLflow-Signature": ""}),
+        deliver(client, **{"X-MLflow-Signature": "v1,"}), deliver(client, **{"X-MLflow-Delivery-Id": "another"}),
+        deliver(client, **{"X-MLflow-Timestamp": str(int(time.time()) + 1)}),
+        deliver(client, **{"X-MLflow-Timestamp": "now"}), deliver(client, "/mlflow/other"),
+        deliver(client, "/mlflow/nobody"), deliver(client, "/mlflow/open", secret=""),
+    ]  # fmt: skip
+    assert {answer.status_code for answer in refused} == {401}
+    assert len({answer.text for answer in refused}) == 1
+    assert deliver(client, body="x" * 70_000).status_code == 413
+    assert {deliver(client, body=body).status_code for body in ("{", "[]", '{"data": 1}')} == {400}
+    tag = json.dumps({"entity": "model_version_tag", "action": "set", "data": {"name": "flights"}})
+    assert deliver(client, body=tag).json() == {"done": "nothing: it tells of no alias that was set"}
+    unheard = {"entity": "model_version_alias", "action": "created", "data": {"name": "nobody's", "alias": "x"}}
+    assert deliver(client, body=json.dumps(unheard)).json() == {"done": "no DAG waits for this alias"}
+    assert client.get("/mlflow").status_code == 405 and client.get("/docs").status_code == 404
+
+
+class Kept:
+    """What is known of the asset, in Airflow's own table, as the triggerer gives it to a watcher."""
+
+    def __init__(self, asset):
+        from airflow._shared.state import AssetScope
+        from airflow.state.metastore import MetastoreBackend
+
+        self.backend, self.scope = MetastoreBackend(), AssetScope(asset_id=asset)
+
+    async def aget(self, key, default=None):
+        value = self.backend.get(self.scope, key)
+        return default if value is None else json.loads(value)
+
+    async def aset(self, key, value):
+        from airflow._shared.state import AssetStateStoreWriterKind
+
+        kind = AssetStateStoreWriterKind.WATCHER
+        self.backend.set_asset_state_store(self.scope, key, json.dumps(value), kind=kind)
+
+
+def watch(asset, seconds, meanwhile=()):
+    """Run a watcher as a triggerer that starts does, and do other things meanwhile; its events go to Airflow."""
+    from airflow.models.asset import AssetWatcherModel
+    from airflow.models.trigger import Trigger
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        watcher = session.query(AssetWatcherModel).filter(AssetWatcherModel.asset_id == asset).one()
+        stored = session.get(Trigger, watcher.trigger_id)
+        assert stored.classpath.endswith("triggers.alias.AliasTrigger")
+        trigger, trigger_id = AliasTrigger(**{**stored.kwargs, "poll_interval": 0.02}), stored.id
+    trigger.asset_state_store = Kept(asset)
+
+    async def listen():
+        async for event in trigger.run():
+            await asyncio.to_thread(Trigger.submit_event, trigger_id, event)
+
+    async def both():
+        listening = asyncio.create_task(listen())
+        for act in (lambda: None, *meanwhile):
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(act)
+        await asyncio.sleep(seconds)
+        listening.cancel()
+
+    asyncio.run(both())
+
+
+@pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
+def test_one_move_is_one_event_whoever_sees_it(client, waiting, monkeypatch, tmp_path):
+    registry = fill(Registry(str(tmp_path / "mlflow")))
+    connect(monkeypatch, str(tmp_path / "mlflow"))
+    watch(waiting, 0.5)  # what is there at first is no move
+    assert events(waiting) == ([], False)
+    watch(waiting, 0.5, [lambda: move(registry, 2)])
+    assert events(waiting) == (["2"], True)
+    assert deliver(client).json() == {"done": "it was told before"}
+
+    def told():
+        move(registry, 3)
+        assert deliver(client, delivery="once").json()["done"] in ("told", "it was told before")
+        assert deliver(client, delivery="once").json() == {"done": "it was told before"}
+
+    watch(waiting, 0.5, [told])
+    move(registry, 4)  # while no triggerer runs
+    watch(waiting, 0.5)
+    watch(waiting, 0.5)
+    assert events(waiting) == (["2", "3", "4"], True)
+    move(registry, 1)
+    assert deliver(client).json() == {"done": "told"}  # the body says 2; the registry is asked
+    watch(waiting, 0.5)
+    assert events(waiting)[0] == ["2", "3", "4", "1"]
+
+
+def test_mlflows_own_server_tells_and_tells_again_until_it_is_heard(mlflow_server, waiting, monkeypatch):
+    import uvicorn
+    from mlflow import MlflowClient
+    from mlflow.entities.webhook import WebhookEvent
+
+    from airflow_provider_sml.ui.webhooks import create_receiver
+
+    registry = fill(Registry(mlflow_server.uri, {"username": USER, "password": PASSWORD}))
+    connect(monkeypatch, mlflow_server.uri, login=USER, password=PASSWORD)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    heard = []
+
+    async def receiver(scope, receive, send):
+        async def note(message):
+            if message["type"] == "http.response.start":
+                heard.append(message["status"])
+            await send(message)
+
+        await app(scope, receive, note)
+
+    app = create_receiver()
+    server = uvicorn.Server(uvicorn.Config(receiver, port=port, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    broken = []
+
+    def fail_once(method, path):  # the registry cannot be asked, so the receiver asks MLflow to send it again
+        hit = method == "GET" and "registered-models/alias" in path and not broken
+        broken.extend([path] * hit)
+        return hit
+
+    try:
+        with registry._client() as mlflow:
+            assert isinstance(mlflow, MlflowClient)
+            hook = mlflow.create_webhook(
+                "sml",
+                f"http://127.0.0.1:{port}/mlflow",
+                [WebhookEvent("model_version_alias", "created")],
+                secret=SECRET,
+            )
+        mlflow_server.before = fail_once
+        move(registry, 2)
+        deadline = time.monotonic() + 60
+        while not events(waiting)[0] and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert events(waiting) == (["2"], True)
+        assert broken and heard == [503, 200]
+        with registry._client() as mlflow:
+            mlflow.delete_webhook(hook.webhook_id)
+    finally:
+        server.should_exit = True
+        thread.join(20)
