@@ -1,9 +1,10 @@
 """An alias that moves, as an event of an asset: DAGs are scheduled on "champion of flights changed".
 
 ``alias_asset`` gives the asset; a watcher of Airflow's asks the registry again and again, and a webhook of MLflow's
-(``ui.webhooks``) tells of a move at once. One move gives one event, whichever of the two sees it first. What was told
-last is kept with the asset, so that a move while no triggerer runs is told afterwards; it can be kept since Airflow
-3.3, before it a triggerer that starts takes what it finds as told.
+(``ui.webhooks``) tells of a move at once. One move gives one event, whichever of the two sees it first; two only when
+the watcher looks in the very moment in which a webhook arrives. What was told last is kept with the asset, so that a
+move while no triggerer runs is told afterwards; it can be kept since Airflow 3.3, before it a triggerer that starts
+takes what it finds as told.
 """
 
 from __future__ import annotations
