@@ -109,7 +109,7 @@ def test_a_version_holds_what_was_made_from_what(
     pictures = {"learning_curve_logloss", "importance", "calibration", "lift"}
     assert {f"evaluation/{name}.svg" for name in pictures} < kept
     assert {name for name in kept if not name.endswith(".svg")} == {
-        "evaluation/evaluation.html", "evaluation/evaluation.json"
+        "evaluation/evaluation.html", "evaluation/evaluation.json", "evaluation/predictions.parquet"
     }  # fmt: skip
     assert f"kept: {shop_model.rounds} rounds" in picture.read_text()
 

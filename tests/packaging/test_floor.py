@@ -25,7 +25,7 @@ SDK = {
     },
     "airflow.sdk.exceptions": {"AirflowRuntimeError", "ErrorType"},
     "airflow.sdk.configuration": {"conf"},
-    "airflow.triggers.base": {"BaseTrigger", "TriggerEvent"},
+    "airflow.triggers.base": {"BaseEventTrigger", "BaseTrigger", "TriggerEvent"},
 }  # fmt: skip
 #: Modules that are not there yet.
 LATER = {"airflow.dag_processing.dagbag", "airflow.sdk.plugins_manager"}
