@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.lake import RollbackTableOperator
@@ -107,6 +108,7 @@ def test_a_sample_comes_from_its_snapshot(told):
 def test_a_table_is_named_by_where_its_lake_lies_and_not_by_the_connection(told, monkeypatch):
     connection = {"conn_type": "sml_lake", "extra": {"location": "s3://bucket/lake", "secret_key": "hunter2"}}
     monkeypatch.setenv("AIRFLOW_CONN_MY_LAKE", json.dumps(connection))
+    monkeypatch.setattr(storage, "_mounts", {})  # what is mounted here must not reach the tests that follow
     operator = SampleOperator(task_id="t", table="orders", lake="my_lake")
     assert told(operator, SAMPLE)[0] == [("s3://bucket", "lake/lake/orders", None, "7")]
 

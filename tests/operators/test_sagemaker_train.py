@@ -16,6 +16,7 @@ from tests.links import console_page
 DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
 
 with DAG("churn_train", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
@@ -225,8 +226,9 @@ with DAG("toy_train", default_args={{"retries": 2, "retry_delay": timedelta(0)}}
 
 
 @pytest.fixture
-def run_model(dag_project, cloud):
-    """Runs the operator with a model of ours to train."""
+def run_model(dag_project, cloud, monkeypatch):
+    """Runs the operator with a model of ours to train; no lake of an earlier test is mounted."""
+    monkeypatch.setattr(storage, "_mounts", {})
     cloud.client("s3").create_bucket(Bucket="models")
     return lambda more="": dag_project.run(dag_project.write("toy.py", MODEL.format(more=more)), "toy_train")
 
