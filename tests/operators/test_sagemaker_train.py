@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
+from airflow_provider_sml.ml import storage
 from tests.links import console_page
 
 DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
-from airflow_provider_sml.ml import storage
 from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
 
 with DAG("churn_train", default_args={{"retries": {retries}, "retry_delay": timedelta(0)}}):
