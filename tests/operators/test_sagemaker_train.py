@@ -138,7 +138,7 @@ def test_the_plan_shows_the_request_and_the_cost_and_asks_nothing(dag_project, c
 def test_a_killed_task_stops_its_job(dag_project, cloud):
     """``execution_timeout`` ends the task as a person does: Airflow calls ``on_kill``."""
     cloud.clock.per_call = 0
-    text = DAG_FILE.format(more="execution_timeout=timedelta(seconds=3)", retries=0)
+    text = DAG_FILE.format(more="execution_timeout=timedelta(seconds=6)", retries=0)
     assert dag_project.run(dag_project.write("churn.py", text), "churn_train").state == "failed"
     cloud.clock.advance(300)
     assert cloud.calls.count("StopTrainingJob") == 1
