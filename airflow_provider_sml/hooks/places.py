@@ -7,6 +7,7 @@ embedded place below ``[sml] home`` is taken, so that everything runs on a lapto
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -27,6 +28,15 @@ def home() -> str:
 
     configured = conf.get("sml", "home", fallback="")
     return str(configured or os.path.join(os.path.expanduser(os.environ.get("AIRFLOW_HOME", "~/airflow")), "sml"))
+
+
+def report_folder(reports: str | None, *parts: str) -> Path:
+    """A folder of reports.
+
+    :param reports: folder of all reports, as an operator was given it; ``reports`` below ``home`` when None.
+    :param parts: what leads to the folder below it, such as the model's name and the kind of report.
+    """
+    return Path(reports or f"{home()}/reports").joinpath(*parts)
 
 
 def find_connection(conn_id: str, default: str) -> Connection | None:

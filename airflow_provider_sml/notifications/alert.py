@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseNotifier
 
 from airflow_provider_sml.errors import ConfigurationError, MissingExtraError
-from airflow_provider_sml.notifications.sent import Sent, sent
+from airflow_provider_sml.notifications.sent import RANK, Sent, sent
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Severity = Literal["info", "warning", "critical"]
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
-_RANK = {"info": 0, "warning": 1, "critical": 2}
 _KINDS = ("email", "slack", "pagerduty")
 
 
@@ -122,7 +121,7 @@ class AlertNotifier(BaseNotifier):
         """Tell one channel; gives what became of it."""
         name, severity = _name(channel), str(self.severity)
         lowest = str(channel.get("at") or "info")
-        if _RANK.get(severity, 1) < _RANK.get(lowest, 0):
+        if RANK.get(severity, 1) < RANK.get(lowest, 0):
             return "below", f"it is told from {lowest} on"
         if known is not None and (before := known.lately(name, severity)):
             self.log.info("%s was told of this at %s, and is not told again so soon.", name, before)

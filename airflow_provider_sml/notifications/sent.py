@@ -14,14 +14,16 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_sml.ml import storage
+
 WAIT = 60.0
-_ORDER = {"info": 0, "warning": 1, "critical": 2}
+#: How grave a severity is.
+RANK = {"info": 0, "warning": 1, "critical": 2}
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +52,7 @@ class Sent:
         try:
             before = self.told[channel]
             when = dt.datetime.fromisoformat(before["time"])
-            if self._clock() - when < self._again_after and _ORDER[before["severity"]] >= _ORDER.get(severity, 1):
+            if self._clock() - when < self._again_after and RANK[before["severity"]] >= RANK.get(severity, 1):
                 return str(before["time"])
         except (KeyError, TypeError, ValueError):
             pass
@@ -82,9 +84,7 @@ def sent(
         state = Sent(_read(path), again_after, clock)
         yield state
         try:
-            partial = path.with_suffix(f".{os.getpid()}.tmp")
-            partial.write_text(json.dumps({"finding": finding, "told": state.told}, indent=1))
-            partial.replace(path)
+            storage.write(path, json.dumps({"finding": finding, "told": state.told}, indent=1))
         except OSError as error:
             _log.warning("What was sent cannot be kept in %s: %s", folder, error)
 

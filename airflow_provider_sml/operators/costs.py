@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
 
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import CostLink
 from airflow_provider_sml.operators.base import SmlOperator
 from airflow_provider_sml.operators.cost import Cost, told_by
@@ -68,7 +68,7 @@ class CostReportOperator(SmlOperator):
         tasks = [task for task in (self.task_ids or sorted(context["dag"].task_ids)) if task != own]
         rows = [_Row(task, cost) for task in tasks for cost in told_by(instance, task)]
         name = self.name or instance.dag_id
-        folder = Path(self.reports or f"{home()}/reports") / name / "costs" / _plain(instance.run_id)
+        folder = report_folder(self.reports, name, "costs", _plain(instance.run_id))
         totals = total([row.cost for row in rows])
         _write(folder, f"{instance.dag_id}, {instance.run_id}", rows, totals)
         for row in rows:

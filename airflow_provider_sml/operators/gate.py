@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow_provider_sml.errors import GateError, IntegrityError, SmlError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
 from airflow_provider_sml.refs import EvaluationRef, ModelVersionRef, VerdictRef
@@ -31,7 +31,7 @@ def verdict_folder(reports: str | None, version: ModelVersionRef) -> Path:
     :param reports: folder of the reports, as an operator was given it.
     :param version: the version.
     """
-    return Path(reports or f"{home()}/reports") / version.name / "gate" / version.version
+    return report_folder(reports, version.name, "gate", version.version)
 
 
 class GateOperator(SmlOperator):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
@@ -13,7 +12,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import LineageLink, ModelLink
 from airflow_provider_sml.operators.base import SmlOperator, find_version
 from airflow_provider_sml.refs import LineageRef
@@ -85,7 +84,7 @@ class LineageReportOperator(SmlOperator):
             version = find_version(registry, self.name, self.version)
             found = report.of_version(registry, version, lake)
             subject, versions = version.version, 1 + len(found["ancestors"]) + len(found["descendants"])
-        folder = Path(self.reports or f"{home()}/reports") / (self.table or self.name) / "lineage" / subject
+        folder = report_folder(self.reports, self.table or self.name, "lineage", subject)
         storage.write(folder / "lineage.html", report.page(found))
         storage.write(folder / "lineage.json", json.dumps(found, indent=1))
         self.log.info("%s: %d versions, %s", subject, versions, folder / "lineage.html")

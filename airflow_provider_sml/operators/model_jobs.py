@@ -14,24 +14,31 @@ import json
 import re
 import tarfile
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.errors import ConfigurationError, IntegrityError, did_you_mean
+from airflow_provider_sml import errors
+from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure
+from airflow_provider_sml.errors import ConfigurationError, IntegrityError, SmlError, did_you_mean
 from airflow_provider_sml.hooks.mlflow import MlflowHook
+from airflow_provider_sml.operators.cost import Cost, training_cost
+from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.operators.training_inputs import searched, start_version
 from airflow_provider_sml.refs import ModelRef, SampleRef, TrainingJobRef
 
 if TYPE_CHECKING:
-    from airflow_provider_sml.cloud.remote_job import Step
+    from airflow.sdk import Context
+
     from airflow_provider_sml.ml.lake import Lake
     from airflow_provider_sml.ml.training.trainer import Training
 
 #: What a retry cannot mend, as the container tells it.
-_FINAL = re.compile(r"\b(ConfigurationError|DataError|IntegrityError|MissingExtraError): ")
+_KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SmlError)]
+_FINAL = re.compile(rf"\b({'|'.join(kind.__name__ for kind in _KINDS if not kind.retryable)}): ")
 _LAKE = "{lake}"
 
 
@@ -95,7 +102,7 @@ class ModelTraining:
         from airflow_provider_sml.ml.training.trainer import Training
 
         dataset = Dataset.load(self.dataset)
-        assert self.lake  # its store is mounted
+        self.lake.location  # noqa: B018 - opening the lake mounts its store
         return Training(
             dataset, SampleRef.load(self.sample), dict(searched(self.hyperparameters)), self.workers,
             every=self.checkpoint_rounds, seconds=self.checkpoint_seconds, usd_per_hour=self.usd_per_hour,
@@ -195,6 +202,78 @@ class ModelTraining:
         )  # fmt: skip
 
 
+class TrainingJobOperator(RemoteJobOperator):
+    """What the operators of services that train share: a model of ours is trained once, and brought into the lake.
+
+    :param training: the values of ``ModelTraining`` but the dataset; None where the image trains something else.
+    :param dataset: features and label, with ``training``.
+    :param plan: print the exact request and the highest cost, and change nothing.
+    """
+
+    #: The service's name in costs, and the scheme of the stores that it reaches.
+    service: str
+    scheme: str
+    #: The job that ended, for what it cost.
+    _ended: TrainingJobRef | None = None
+
+    def __init__(
+        self,
+        *,
+        training: Mapping[str, Any] | None = None,
+        dataset: Any = None,
+        plan: bool = False,
+        poll_interval: float = 30.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poll_interval=poll_interval, **kwargs)
+        self.training = training
+        self.dataset = dataset
+        self.plan = plan
+
+    @abstractmethod
+    def training_job(self, context: Context) -> Any:
+        """The adapter of the job; asks the service nothing."""
+
+    @abstractmethod
+    def show_plan(self, job: Any) -> Any:
+        """Print the exact request and the highest cost of a job."""
+
+    @property
+    def model_training(self) -> ModelTraining:
+        """What is trained of ours."""
+        return ModelTraining.load(self.training or {}, self.dataset, self.open_lake)
+
+    def job(self, context: Context) -> Adapter:
+        """The training job, with its request written where it trains a model of ours."""
+        job: Adapter = self._checked(context)
+        if self.training:
+            self.model_training.write_request(self.scheme)
+        return job
+
+    def run(self, context: Context) -> Any:
+        """Train, or print the plan."""
+        if self.plan:
+            return self.show_plan(self._checked(context))
+        found = self.model_training.known() if self.training else None
+        if found:
+            self.log.info("model %s was trained before and is used again", found.model_id)
+        return found or super().run(context)
+
+    def failed(self, step: Step) -> Exception:
+        """The error of a job that failed; what the training itself refuses is not tried again."""
+        final = bool(self.training) and _FINAL.search(step.message)
+        return failure(replace(step, retryable=False) if final else step)
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the job cost; nothing for a plan."""
+        return [training_cost(f"{self.service} training", self._ended)] if self._ended else []
+
+    def _checked(self, context: Context) -> Any:
+        job = self.training_job(context)
+        job.check()
+        return job
+
+
 def unpacked(archive: bytes, job: str) -> dict[str, bytes]:
     """The files of a ``model.tar.gz``.
 
@@ -208,14 +287,6 @@ def unpacked(archive: bytes, job: str) -> dict[str, bytes]:
             return {Path(name).name: file.read() for name, file in files.items() if file}
     except (tarfile.TarError, OSError, EOFError) as error:
         raise IntegrityError(f"the model of job {job} is damaged", expected="a model.tar.gz", found=error) from error
-
-
-def failed_for_good(step: Step) -> Step:
-    """A failed step that is not tried again where the container said that a retry cannot mend it.
-
-    :param step: of the job.
-    """
-    return replace(step, retryable=False) if _FINAL.search(step.message) else step
 
 
 def refuse_given(given: Mapping[str, Any], what: str) -> None:

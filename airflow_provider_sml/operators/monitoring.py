@@ -13,7 +13,7 @@ from airflow_provider_sml.compat import AirflowSkipException
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import ModelLink, NightLink
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.quantities import duration
@@ -179,7 +179,7 @@ class DriftReportOperator(ChampionOperator):
         lake = LakeHook(self.lake).get_conn()
         table = self.table or self.name
         sample = LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
-        folder = Path(self.reports or f"{home()}/reports") / self.name / "nights"
+        folder = report_folder(self.reports, self.name, "nights")
         key, kept = scorer.bundle.dataset.contract.key, folder.parent / "performance" / KEPT
         days = self.days()
         compare = self._profiles if self.source == "profiles" else self._sample

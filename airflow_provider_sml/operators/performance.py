@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.hooks.lake import LakeHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import ModelLink, PerformanceLink
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import sample_of
@@ -77,7 +77,7 @@ class PerformanceReportOperator(ChampionOperator):
         tested = sorted((LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags)) / "test").glob("*"))
         if not tested:
             self.log.warning("The rows that version %s was tested on are gone; nothing is compared with.", version)
-        folder = Path(self.reports or f"{home()}/reports") / self.name / "performance"
+        folder = report_folder(self.reports, self.name, "performance")
         served = Path(self.served) if self.served else None
         for day in self.days():
             report = night_report(

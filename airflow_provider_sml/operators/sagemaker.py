@@ -7,14 +7,12 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure, job_name
-from airflow_provider_sml.errors import ConfigurationError, SmlError
+from airflow_provider_sml.cloud.remote_job import job_name
+from airflow_provider_sml.errors import ConfigurationError, SmlError, did_you_mean
 from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.base import lineage, run_key
-from airflow_provider_sml.operators.cost import Cost, training_cost
-from airflow_provider_sml.operators.model_jobs import ModelTraining, failed_for_good, refuse_given, unpacked
+from airflow_provider_sml.operators.model_jobs import TrainingJobOperator, refuse_given, unpacked
 from airflow_provider_sml.operators.openlineage import Data
-from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.operators.training_inputs import training_datasets
 from airflow_provider_sml.refs import ModelRef, SampleRef, TrainingJobRef
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_sml.cloud.sagemaker_training import SageMakerTrainingJob
 
 
-class SageMakerTrainOperator(RemoteJobOperator):
+class SageMakerTrainOperator(TrainingJobOperator):
     """Runs a training job on SageMaker, on spot machines where wanted.
 
     One job for one task, whatever happens: its name follows from the DAG run, a retry attaches, a job that completed
@@ -56,6 +54,7 @@ class SageMakerTrainOperator(RemoteJobOperator):
         "training",
     )  # fmt: skip
     ui_color = "#f8d7da"
+    service, scheme = "SageMaker", "s3"
 
     def __init__(
         self,
@@ -71,13 +70,9 @@ class SageMakerTrainOperator(RemoteJobOperator):
         options: Mapping[str, Any] | None = None,
         aws_conn_id: str = "aws_default",
         region: str = "",
-        training: Mapping[str, Any] | None = None,
-        dataset: Any = None,
-        plan: bool = False,
-        poll_interval: float = 30.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poll_interval=poll_interval, **kwargs)
+        super().__init__(**kwargs)
         self.image = image
         self.role = role
         self.output_path = output_path
@@ -89,33 +84,19 @@ class SageMakerTrainOperator(RemoteJobOperator):
         self.options = options or {}
         self.aws_conn_id = aws_conn_id
         self.region = region
-        self.training = training
-        self.dataset = dataset
-        self.plan = plan
 
-    #: The job that ended, for what it cost.
-    _ended: TrainingJobRef | None = None
-
-    def job(self, context: Context) -> Adapter:
-        """The training job, with its request written where it trains a model of ours."""
-        job = self._job(context)
-        job.check()
-        if self.training:
-            self._model().write_request("s3")
-        return job
-
-    def _model(self) -> ModelTraining:
-        return ModelTraining.load(self.training or {}, self.dataset, self.open_lake)
-
-    def _job(self, context: Context) -> SageMakerTrainingJob:
+    def training_job(self, context: Context) -> SageMakerTrainingJob:
         from airflow_provider_sml.cloud.sagemaker_training import NAME_LIMIT, SageMakerTrainingJob
 
-        known = {item.name for item in fields(SageMakerTrainingJob)} - {"name", "connection"}
+        taken = ("name", "connection", "region", "image", "role", "output", "instances", "inputs", "hyperparameters",
+                 "spot", "checkpoint")  # fmt: skip
+        known = {item.name for item in fields(SageMakerTrainingJob)} - set(taken)
         unknown = sorted(set(self.options) - known)
         if unknown:
             raise ConfigurationError(
                 "there are no such options of a SageMaker training job",
                 expected=", ".join(sorted(known)), found=", ".join(unknown),
+                todo=did_you_mean(unknown[0], known),
             )  # fmt: skip
         options = dict(self.options)
         job = SageMakerTrainingJob(
@@ -146,7 +127,7 @@ class SageMakerTrainOperator(RemoteJobOperator):
             },
             "training",
         )
-        model = self._model()
+        model = self.model_training
         copies = {"request": f"{model.request}/", "sample": f"{SampleRef.load(model.sample).uri}/"}
         return replace(
             job, hyperparameters={"request": model.request, "store": model.store}, count=model.workers,
@@ -154,18 +135,11 @@ class SageMakerTrainOperator(RemoteJobOperator):
             checkpoint=model.below(job.checkpoint) if job.checkpoint else "",
         )  # fmt: skip
 
-    def run(self, context: Context) -> Any:
-        """Train, or print the plan."""
-        if not self.plan:
-            found = self._model().known() if self.training else None
-            if found:
-                self.log.info("model %s was trained before and is used again", found.model_id)
-            return found or super().run(context)
+    def show_plan(self, job: SageMakerTrainingJob) -> Any:
+        """Print the exact request and the highest cost."""
         from airflow_provider_sml.cloud.prices import estimate
         from airflow_provider_sml.operators.plan import show
 
-        job = self._job(context)
-        job.check()
         hours = job.max_runtime * job.count / 3600
         most = estimate(job.instances[0], hours, job.prices)
         cost = f"at most {most:,.2f} USD" if most is not None else f"no price is known for {job.instances[0]}"
@@ -181,13 +155,13 @@ class SageMakerTrainOperator(RemoteJobOperator):
             ref.job, ref.count, ref.instance, ref.training_seconds, ref.billable_seconds, ref.interruptions,
             ref.savings_percent, cost,
         )  # fmt: skip
-        return self._taken(connected(self._job(context)), ref) if self.training else ref
+        return self._taken(connected(self.training_job(context)), ref) if self.training else ref
 
     def _taken(self, job: SageMakerTrainingJob, ref: TrainingJobRef) -> ModelRef:
         """The model of the job, brought into the lake; its checkpoints are not needed any more."""
         place = urlsplit(ref.model)
         archive = job.call("s3", "get_object", Bucket=place.netloc, Key=place.path.lstrip("/"))["Body"].read()
-        model = self._model().take(unpacked(archive, ref.job), ref)
+        model = self.model_training.take(unpacked(archive, ref.job), ref)
         if job.checkpoint:
             kept = urlsplit(job.checkpoint)
             try:
@@ -197,14 +171,6 @@ class SageMakerTrainOperator(RemoteJobOperator):
             except SmlError as error:
                 self.log.warning("the checkpoints in %s stay: %s", job.checkpoint, error)
         return model
-
-    def failed(self, step: Step) -> Exception:
-        """The error of a job that failed; what the training itself refuses is not tried again."""
-        return failure(failed_for_good(step) if self.training else step)
-
-    def costs(self, result: Any) -> list[Cost]:
-        """What the job cost; nothing for a plan."""
-        return [training_cost("SageMaker training", self._ended)] if self._ended else []
 
     def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
         """The channels' folders, and the folder that the job's model lies in; of a model of ours its sample and itself.

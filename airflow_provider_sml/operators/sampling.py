@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_day
 from airflow_provider_sml.ml.contract.quantities import duration
@@ -215,7 +214,7 @@ class PlanSampleOperator(_SamplingOperator):
         settings = DEFAULTS | dict(self.hyperparameters)
         measure, population = measure_on(lake, self.table, window, dataset, settings, self.chosen(1.0))
         plan = plan_rate(measure, population, self.tolerance, log=lambda line: self.log.info("%s", line))
-        folder = Path(self.reports or f"{home()}/reports") / dataset.name / "sample" / f"{window[1]}"
+        folder = report_folder(self.reports, dataset.name, "sample", f"{window[1]}")
         plan.write(folder)
         point = plan.chosen
         if point:

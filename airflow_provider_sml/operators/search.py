@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.hooks.lake import LakeHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import ModelLink, SearchLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator
@@ -133,7 +132,7 @@ class SearchHyperparametersOperator(SmlOperator):
             found = search_for(search, made, folder, lambda line: self.log.info("%s", line), lambda: self._killed)
         began = context["dag_run"].start_date.timestamp()
         self._spent = [trial.usd for trial in found.trials if trial.started >= began and trial.usd is not None]
-        report = Path(self.reports or f"{home()}/reports") / name / "search" / found.search_id
+        report = report_folder(self.reports, name, "search", found.search_id)
         write_report(found, report)
         value = found.value(found.best)
         result = SearchRef(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
@@ -11,7 +10,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
-from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.hooks.places import report_folder
 from airflow_provider_sml.links.pages import EvaluationLink, MlflowLink, ModelLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, bundle_version, lineage, mover
@@ -235,7 +234,7 @@ class EvaluateModelOperator(SmlOperator):
         found = evaluate(
             bundle,
             sample,
-            Path(self.reports or f"{home()}/reports") / bundle.name / "evaluation" / model.model_id,
+            report_folder(self.reports, bundle.name, "evaluation", model.model_id),
             baseline=self.baseline,
             slices=self.slices,
             min_rows=self.min_rows,

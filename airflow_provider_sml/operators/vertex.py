@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure, job_name
+from airflow_provider_sml.cloud.remote_job import job_name
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.base import lineage, run_key
-from airflow_provider_sml.operators.cost import Cost, training_cost
-from airflow_provider_sml.operators.model_jobs import ModelTraining, failed_for_good, refuse_given
+from airflow_provider_sml.operators.model_jobs import TrainingJobOperator, refuse_given
 from airflow_provider_sml.operators.openlineage import Data
-from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.operators.training_inputs import training_datasets
 from airflow_provider_sml.refs import ModelRef, TrainingJobRef
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_sml.cloud.vertex_training import VertexTrainingJob
 
 
-class VertexTrainOperator(RemoteJobOperator):
+class VertexTrainOperator(TrainingJobOperator):
     """Runs a custom training job on Vertex AI, on spot machines where wanted.
 
     One job for one task, whatever happens: it is found by a label that follows from the DAG run, a retry attaches, a
@@ -57,6 +55,7 @@ class VertexTrainOperator(RemoteJobOperator):
         "region", "training",
     )  # fmt: skip
     ui_color = "#d2e3fc"
+    service, scheme = "Vertex AI", "gs"
 
     def __init__(
         self,
@@ -72,13 +71,9 @@ class VertexTrainOperator(RemoteJobOperator):
         options: Mapping[str, Any] | None = None,
         gcp_conn_id: str = "google_cloud_default",
         project: str = "",
-        training: Mapping[str, Any] | None = None,
-        dataset: Any = None,
-        plan: bool = False,
-        poll_interval: float = 30.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poll_interval=poll_interval, **kwargs)
+        super().__init__(**kwargs)
         self.image = image
         self.output_path = output_path
         self.machines = machines
@@ -90,24 +85,8 @@ class VertexTrainOperator(RemoteJobOperator):
         self.options = options or {}
         self.gcp_conn_id = gcp_conn_id
         self.project = project
-        self.training = training
-        self.dataset = dataset
-        self.plan = plan
 
-    #: The job that ended, for what it cost.
-    _ended: TrainingJobRef | None = None
-
-    def job(self, context: Context) -> Adapter:
-        """The training job, with its request written where it trains a model of ours."""
-        job = self._job(context)
-        if self.training:
-            self._model().write_request("gs")
-        return job
-
-    def _model(self) -> ModelTraining:
-        return ModelTraining.load(self.training or {}, self.dataset, self.open_lake)
-
-    def _job(self, context: Context) -> VertexTrainingJob:
+    def training_job(self, context: Context) -> VertexTrainingJob:
         from airflow_provider_sml.cloud.vertex_training import VertexTrainingJob
         from airflow_provider_sml.hooks.clients import google_project
 
@@ -136,29 +115,21 @@ class VertexTrainOperator(RemoteJobOperator):
             labels=lineage(context) | dict(options.pop("labels", {})),
             **options,
         )
-        job = self._of_model(job) if self.training else job
-        job.check()
-        return job
+        return self._of_model(job) if self.training else job
 
     def _of_model(self, job: VertexTrainingJob) -> VertexTrainingJob:
         """The job that trains a model of ours, told by its request."""
         refuse_given({"command": job.command, "arguments": job.arguments, "count": "count" in self.options}, "training")
-        model = self._model()
+        model = self.model_training
         return replace(
             job, arguments=["train", "--request", model.request, "--store", model.store], count=model.workers,
             output=model.located(job.output), checkpoint=model.below(job.checkpoint) if job.checkpoint else "",
         )  # fmt: skip
 
-    def run(self, context: Context) -> Any:
-        """Train, or print the plan."""
-        if not self.plan:
-            found = self._model().known() if self.training else None
-            if found:
-                self.log.info("model %s was trained before and is used again", found.model_id)
-            return found or super().run(context)
+    def show_plan(self, job: VertexTrainingJob) -> Any:
+        """Print the exact request and the highest cost."""
         from airflow_provider_sml.operators.plan import show
 
-        job = self._job(context)
         most = job.highest_cost()
         cost = f"at most {most:,.2f} USD" if most is not None else "no price is known for the machine"
         call = ("aiplatform", "create_custom_job", job.request())
@@ -173,22 +144,14 @@ class VertexTrainOperator(RemoteJobOperator):
             "job %s on %d x %s%s: %d s of training, cost %s; its model is at %s", ref.job, ref.count,
             "spot " if ref.spot else "", ref.instance, ref.training_seconds, cost, ref.model,
         )  # fmt: skip
-        return self._taken(connected(self._job(context)), ref) if self.training else ref
+        return self._taken(connected(self.training_job(context)), ref) if self.training else ref
 
     def _taken(self, job: VertexTrainingJob, ref: TrainingJobRef) -> ModelRef:
         """The model of the job, brought into the lake."""
         from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE
 
         files = {name: job.fetch(f"{ref.model.rstrip('/')}/{name}") for name in (BUNDLE_FILE, MODEL_FILE)}
-        return self._model().take(files, ref)
-
-    def failed(self, step: Step) -> Exception:
-        """The error of a job that failed; what the training itself refuses is not tried again."""
-        return failure(failed_for_good(step) if self.training else step)
-
-    def costs(self, result: Any) -> list[Cost]:
-        """What the job cost; nothing for a plan."""
-        return [training_cost("Vertex AI training", self._ended)] if self._ended else []
+        return self.model_training.take(files, ref)
 
     def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
         """The folder that the job's model lies in; what it reads is the container's own matter. Of a model of ours its

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from typing import Annotated, Any
 
@@ -26,6 +27,11 @@ _BYTES = {
 }  # fmt: skip
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def whole_days(span: dt.timedelta) -> int:
+    """How many whole days a span of time takes, rounded up."""
+    return math.ceil(span / dt.timedelta(days=1))
 
 
 def duration(value: Any) -> dt.timedelta:

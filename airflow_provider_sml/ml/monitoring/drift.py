@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_provider_sml.errors import DataError, require
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Scorer
 from airflow_provider_sml.refs import ReportRef
 
@@ -111,8 +112,7 @@ def report(
     snapshot.save_html(str(partial))
     partial.replace(page)
     numbers_file = folder / f"{day}.json"
-    numbers_file.with_suffix(".json.tmp").write_text(json.dumps(result, indent=1))
-    numbers_file.with_suffix(".json.tmp").replace(numbers_file)
+    storage.write(numbers_file, json.dumps(result, indent=1))
     return ReportRef(
         model=model,
         day=day.isoformat(),

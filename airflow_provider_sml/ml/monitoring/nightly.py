@@ -17,17 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Scorer
+from airflow_provider_sml.ml.contract.quantities import whole_days
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring import estimate as cbpe
 from airflow_provider_sml.ml.monitoring.bins import ScoreBins
+from airflow_provider_sml.ml.monitoring.decision import SEVERITIES
 from airflow_provider_sml.ml.monitoring.performance import (
     DayScores,
     Z,
     day_scores,
     mature_days,
     told,
-    write_json,
     young_days,
 )
 from airflow_provider_sml.ml.monitoring.skew import skew
@@ -62,7 +64,7 @@ class Watch:
     @property
     def delay(self) -> dt.timedelta:
         """Whole days after which a day is mature."""
-        return dt.timedelta(days=math.ceil(self.label_known_after / dt.timedelta(days=1)))
+        return dt.timedelta(days=whole_days(self.label_known_after))
 
 
 def night_report(
@@ -121,10 +123,8 @@ def night_report(
         "importance": scorer.importance(),
     }
     report["findings"] = findings(report, watch)
-    write_json(folder / f"{night}.json", report)
-    page = folder / f"{night}.html"
-    page.with_suffix(".html.tmp").write_text(page_of(report))
-    page.with_suffix(".html.tmp").replace(page)
+    storage.write(folder / f"{night}.json", json.dumps(report, indent=1))
+    storage.write(folder / f"{night}.html", page_of(report))
     return report
 
 
@@ -137,7 +137,7 @@ def _reference(scorer: Scorer, tested: Sequence[Path], kept: Path) -> ScoreBins 
         return ScoreBins.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, IndexError):
         made = cbpe.reference_scores(scorer, tested)
-        write_json(path, made.to_json())
+        storage.write(path, json.dumps(made.to_json(), indent=1))
         return made
 
 
@@ -163,8 +163,7 @@ def findings(report: Mapping[str, Any], watch: Watch) -> list[dict[str, Any]]:
     :param watch: the limits.
     """
     found = [*_of_labels(report, watch), *_of_estimates(report, watch), *_of_skew(report, watch)]
-    order = {"critical": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: order[finding["severity"]])
+    return sorted(found, key=lambda finding: -SEVERITIES.index(finding["severity"]))
 
 
 def _finding(kind: str, severity: str, text: str) -> dict[str, Any]:

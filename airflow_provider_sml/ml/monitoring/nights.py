@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.monitoring.decision import (
     MOST_EXCESS,
     SEVERITIES,
@@ -23,7 +24,6 @@ from airflow_provider_sml.ml.monitoring.decision import (
     Policy,
     decide_all,
 )
-from airflow_provider_sml.ml.monitoring.performance import write_json
 from airflow_provider_sml.ml.page import Page
 
 #: Nights without a decision that are so much older are history: what they would have asked for is asked no more.
@@ -74,7 +74,7 @@ class StoredNights:
 
     def mark_asked(self, day: str, run: str) -> None:
         """Record which run asked for training because of a night."""
-        write_json(self.folder / "decisions" / f"{day}.asked.json", {"run": run})
+        storage.write(self.folder / "decisions" / f"{day}.asked.json", json.dumps({"run": run}))
 
     def mark_told(self, decision: Decision, deliveries: Sequence[Mapping[str, str]]) -> None:
         """Record what became of a night's alert, beside the decision and on its page.
@@ -82,7 +82,7 @@ class StoredNights:
         :param decision: of the night.
         :param deliveries: ``channel``, ``outcome`` and ``reason`` of each.
         """
-        write_json(self.folder / "decisions" / f"{decision.day}.alerts.json", list(deliveries))
+        storage.write(self.folder / "decisions" / f"{decision.day}.alerts.json", json.dumps(list(deliveries), indent=1))
         self._page(decision)
 
     def _page(self, decision: Decision) -> None:
@@ -91,8 +91,7 @@ class StoredNights:
             told = json.loads(path.with_suffix(".alerts.json").read_text())
         except (OSError, ValueError):
             told = []
-        path.with_suffix(".html.tmp").write_text(page_of(decision, self.folder.name, told))
-        path.with_suffix(".html.tmp").replace(path)
+        storage.write(path, page_of(decision, self.folder.name, told))
 
     def _days(self, day: dt.date) -> list[dt.date]:
         found = {
@@ -143,7 +142,7 @@ class StoredNights:
     def _write(self, night: Night, decision: Decision) -> None:
         path = self.folder / "decisions" / f"{night.day}.json"
         told = {"policy": asdict(night.policy), "decision": decision.to_json()}
-        write_json(path, told | {"override": decision.override})
+        storage.write(path, json.dumps(told | {"override": decision.override}, indent=1))
         self._page(decision)
 
 

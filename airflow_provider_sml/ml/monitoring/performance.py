@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract import LABEL
+from airflow_provider_sml.ml.contract.quantities import whole_days
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.lake.reading import batches, relation
 from airflow_provider_sml.ml.monitoring.bins import ScoreBins
@@ -76,7 +77,7 @@ def mature_days(night: dt.date, label_known_after: dt.timedelta, window: dt.time
     :param label_known_after: how long after its event a row's label is known.
     :param window: how far back days are joined again.
     """
-    delay = math.ceil(label_known_after / dt.timedelta(days=1))
+    delay = whole_days(label_known_after)
     return [night - dt.timedelta(days=delay + back) for back in reversed(range(window.days))]
 
 
@@ -86,7 +87,7 @@ def young_days(night: dt.date, label_known_after: dt.timedelta) -> list[dt.date]
     :param night: the last day that has ended.
     :param label_known_after: how long after its event a row's label is known.
     """
-    delay = math.ceil(label_known_after / dt.timedelta(days=1))
+    delay = whole_days(label_known_after)
     return [night - dt.timedelta(days=back) for back in reversed(range(max(delay, 1)))]
 
 
@@ -182,16 +183,7 @@ def _write(path: Path | None, digest: str, made: DayScores) -> None:
         "day": made.day.isoformat(), "version": made.version, "digest": digest, "measures": made.measures,
         "bins": made.bins.to_json(),
     }  # fmt: skip
-    write_json(path, text)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file at once: a reader sees the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-        json.dump(value, partial, indent=1)
-    Path(partial.name).chmod(0o644)
-    Path(partial.name).replace(path)
+    storage.write(path, json.dumps(text, indent=1))
 
 
 def _measure(lake: Lake, table: str, key: Sequence[str], day: dt.date, labelled: bool) -> DayScores:

@@ -14,7 +14,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ import pyarrow.parquet as pq
 from airflow_provider_sml.errors import ConfigurationError, DataError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract.dataset import LABEL
+from airflow_provider_sml.ml.contract.quantities import whole_days
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.lake.lake import LakeFile
 from airflow_provider_sml.ml.sampling.leakage import check_splits
@@ -61,7 +61,7 @@ def windows(as_of: dt.date, train: int, validate: int, test: int, label_delay: d
     :param label_delay: how long after the event its label is known; later days are left out.
     :returns: first and last day, inclusive, by split.
     """
-    last = as_of - dt.timedelta(days=math.ceil(label_delay / dt.timedelta(days=1)))
+    last = as_of - dt.timedelta(days=whole_days(label_delay))
     found: dict[str, Window] = {}
     for split, days in (("test", test), ("validate", validate), ("train", train)):
         first = last - dt.timedelta(days=days - 1)

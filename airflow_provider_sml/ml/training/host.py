@@ -23,7 +23,6 @@ from typing import Any
 from airflow_provider_sml.errors import ConfigurationError, JobError, SmlError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle
-from airflow_provider_sml.ml.training.checkpoint import Checkpoint
 from airflow_provider_sml.ml.training.request import read_request, store_of
 from airflow_provider_sml.ml.training.runner import InterruptedTraining, Outcome, run_rank
 from airflow_provider_sml.ml.training.toll import Ledger
@@ -162,12 +161,12 @@ def _fit(training: Training, host: Host, port: int, log: Callable[[str], None]) 
 
     check_settings(training)
     started = time.monotonic()
-    checkpoint, first = _checkpoint(training), host.rank == 0
+    checkpoint, first = training.kept, host.rank == 0
     work = replace(work_of(training, checkpoint), start=checkpoint.read() if checkpoint else None)
     state = work.start[1] if work.start else None
     if state and first:
         log(f"going on from the checkpoint of round {state.rounds}")
-    ledger = Ledger(_toll(training) if first else None, state)
+    ledger = Ledger(training.toll_file if first else None, state)
     ledger.start(state, training.price(spot=True))
 
     def told(line: str) -> None:
@@ -239,18 +238,9 @@ def _resolved(name: str) -> str:
             time.sleep(2)
 
 
-def _checkpoint(training: Training) -> Checkpoint | None:
-    folder = training.checkpoint
-    return Checkpoint(folder / f"{training.model_id}.ubj", training.model_id) if folder else None
-
-
-def _toll(training: Training) -> Path | None:
-    return training.checkpoint / f"{training.model_id}.toll.json" if training.checkpoint else None
-
-
 def _forget(training: Training) -> None:
     """Remove the checkpoint of a training whose model is written."""
-    if checkpoint := _checkpoint(training):
+    if checkpoint := training.kept:
         checkpoint.remove()
-    if toll := _toll(training):
+    if toll := training.toll_file:
         toll.unlink(missing_ok=True)

@@ -89,6 +89,16 @@ class Training:
         return one * self.workers
 
     @property
+    def kept(self) -> Checkpoint | None:
+        """Its checkpoint, which need not be there yet; None without a folder."""
+        return Checkpoint(self.checkpoint / f"{self.model_id}.ubj", self.model_id) if self.checkpoint else None
+
+    @property
+    def toll_file(self) -> Path | None:
+        """Where its tries keep what interruptions cost; None without a folder."""
+        return self.checkpoint / f"{self.model_id}.toll.json" if self.checkpoint else None
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All parameters."""
         return DEFAULTS | self.params
@@ -254,11 +264,10 @@ def check_settings(training: Training) -> None:
 
 def _run(training: Training, cluster: Cluster, log: Callable[[str], None]) -> tuple[Outcome, dict[str, Any]]:
     """Train on the cluster, and go on from the checkpoint when workers are lost; gives what that cost besides."""
-    folder, training_id = training.checkpoint, training.model_id
-    checkpoint = Checkpoint(folder / f"{training_id}.ubj", training_id) if folder else None
+    checkpoint = training.kept
     work = work_of(training, checkpoint)
     start = checkpoint.read() if checkpoint else None
-    ledger = Ledger(folder / f"{training_id}.toll.json" if folder else None, start[1] if start else None)
+    ledger = Ledger(training.toll_file, start[1] if start else None)
     borne = 0
     while True:
         _have_workers(training, cluster, ledger.toll, log)
