@@ -91,7 +91,7 @@ CASES = [
     ),
     Case(
         "the task is killed while it waits (execution_timeout), and retried", (),
-        ("failed", 2, 2), ("failed", 2, 0), retries=1, still=True, both="execution_timeout=timedelta(seconds=3)",
+        ("failed", 2, 2), ("failed", 2, 0), retries=1, still=True, both="execution_timeout=timedelta(seconds=6)",
         interval=0.2,
     ),
     Case(

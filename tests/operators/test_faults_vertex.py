@@ -84,7 +84,7 @@ CASES = [
     ),
     Case(
         "the task is killed while it waits (execution_timeout), and retried", (), ("failed", 2, 0), ("failed", 2, 0),
-        retries=1, still=True, both="execution_timeout=timedelta(seconds=3)",
+        retries=1, still=True, both="execution_timeout=timedelta(seconds=6)",
     ),
     Case(
         "there is no capacity for the machine", ({"kind": "no_capacity", "operation": "CreateCustomJob"},),
