@@ -73,6 +73,18 @@ def test_one_worker_gives_the_same_bytes_twice(local, shop_sample, tmp_path):
     assert 1 < one.rounds < PARAMS["rounds"]
 
 
+def test_a_training_leaves_no_team_of_threads_behind(local, shop_sample, tmp_path):
+    """With the members of two teams, libgomp would let all of them sleep at every barrier."""
+
+    def threads():
+        return {name for name in os.listdir("/proc/self/task")}
+
+    fit(local, shop_sample, tmp_path / "first")  # starts the threads that Dask and Arrow keep
+    before = threads()
+    fit(local, shop_sample, tmp_path / "second", nthread=2)
+    assert threads() - before == set()
+
+
 def test_two_worker_processes_give_the_same_bytes_twice(processes, shop_sample, tmp_path):
     one, two = (fit(processes, shop_sample, tmp_path / name, workers=2) for name in ("one", "two"))
     assert (Path(one.uri) / MODEL_FILE).read_bytes() == (Path(two.uri) / MODEL_FILE).read_bytes()

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Security
 
 _LOOPBACK = "127.0.0.1"
+#: What a cluster on this machine leaves out: Dask's profiler looks a hundred times a second, its loops tick fifty times
+#: each, and every time a thread of XGBoost loses its core while the others wait for it.
+_QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
 #: Seconds between two questions to a service whether machines are missing.
 _REPLENISH_SECONDS = 5.0
 
@@ -216,36 +223,44 @@ def _check_gpus(workers: int) -> None:
 
 def _start(where: str, workers: int) -> LocalCluster:
     """A cluster on this machine that listens on the loopback interface alone."""
-    from distributed import LocalCluster
+    import dask
+    import distributed  # noqa: F401 - its defaults have to be there before they are set otherwise
 
     cores = os.cpu_count() or 1
     threads = cores if where == "local" else max(1, cores // workers)
+    try:
+        with dask.config.set(_QUIET):
+            return _local_cluster(where, workers, threads)
+    except (RuntimeError, OSError) as error:
+        raise JobError(f"the cluster {where} does not start", expected=f"{workers} workers", found=error) from error
+
+
+def _local_cluster(where: str, workers: int, threads: int) -> LocalCluster:
+    from distributed import LocalCluster
+
     # Without addresses of their own the diagnostic servers of an in-process cluster listen on every interface.
-    quiet = {
+    silent = {
         "dashboard_address": f"{_LOOPBACK}:0",
         "worker_dashboard_address": f"{_LOOPBACK}:0",
         "scheduler_kwargs": {"dashboard": False},
     }
-    try:
-        if where == "cuda":
-            from dask_cuda import LocalCUDACluster
+    if where == "cuda":
+        from dask_cuda import LocalCUDACluster
 
-            # The rows lie in XGBoost's memory, not in Dask's: nothing to spill.
-            return LocalCUDACluster(
-                n_workers=workers, threads_per_worker=threads, host=_LOOPBACK, device_memory_limit=0, **quiet
-            )
-        if where == "local":
-            return LocalCluster(n_workers=1, threads_per_worker=threads, processes=False, **quiet)
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            host=_LOOPBACK,
-            # The nanny would otherwise hold each worker to one core, whatever nthread says.
-            env={"OMP_NUM_THREADS": str(threads)},
-            **quiet,
+        # The rows lie in XGBoost's memory, not in Dask's: nothing to spill.
+        return LocalCUDACluster(
+            n_workers=workers, threads_per_worker=threads, host=_LOOPBACK, device_memory_limit=0, **silent
         )
-    except (RuntimeError, OSError) as error:
-        raise JobError(f"the cluster {where} does not start", expected=f"{workers} workers", found=error) from error
+    if where == "local":
+        return LocalCluster(n_workers=1, threads_per_worker=threads, processes=False, **silent)
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=threads,
+        host=_LOOPBACK,
+        # The nanny would otherwise hold each worker to one core, whatever nthread says.
+        env={"OMP_NUM_THREADS": str(threads)},
+        **silent,
+    )
 
 
 def _connect(place: LocalCluster | str, where: str, patience: float, security: Security | None) -> Client:

@@ -258,7 +258,10 @@ def _watch(worker: Worker, topic: str) -> Iterator[Watch]:
 def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, topic: str, watched: bool) -> Outcome:
     """One worker's part, on a Dask worker: that of one rank, or of several, each in a thread of its own.
 
-    XGBoost's communicator belongs to a thread, so that ranks of one process meet as those of several do.
+    XGBoost's communicator belongs to a thread, so that ranks of one process meet as those of several do. The threads
+    end with the ranks, and their teams of OpenMP's threads with them: libgomp counts the teams of all threads, and
+    while they have more members than there are cores, a member that waits sleeps at once, at a hundred barriers a
+    round (``gomp_throttled_spin_count_var`` in its wait.h). A Dask worker's own threads would keep theirs.
     """
     from distributed import get_worker
 
@@ -275,13 +278,10 @@ def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, top
                 worker.loop.add_callback(_leave, worker)
             raise
 
-    with watching as watch:
-        if len(ranks) == 1:
-            return one(ranks[0])
-        with ThreadPoolExecutor(len(ranks)) as pool:
-            outcomes = [pool.submit(one, rank) for rank in ranks]
-            # The error of the rank that failed, not of those that it left alone.
-            errors = [error for each in outcomes if (error := each.exception())]
-            for error in sorted(errors, key=lambda error: not isinstance(error, SmlError)):
-                raise error
-            return outcomes[0].result()
+    with watching as watch, ThreadPoolExecutor(len(ranks)) as pool:
+        outcomes = [pool.submit(one, rank) for rank in ranks]
+        # The error of the rank that failed, not of those that it left alone.
+        errors = [error for each in outcomes if (error := each.exception())]
+        for error in sorted(errors, key=lambda error: not isinstance(error, SmlError)):
+            raise error
+        return outcomes[0].result()

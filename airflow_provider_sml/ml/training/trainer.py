@@ -242,13 +242,14 @@ def check_settings(training: Training) -> None:
     check_own(settings, features)
     if training.warm_start:
         training.warm_start.check(training.dataset, settings)
+    # One thread: a team that waits in this thread would slow the training's own down, as ``ranks`` explains.
     params = booster_params(settings, features) | {"nthread": 1, "device": "cpu"}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
             rows = xgboost.DMatrix(
                 np.zeros((2, len(features))), [0, 1], feature_names=[feature.name for feature in features],
-                feature_types=feature_types(features), enable_categorical=True,
+                feature_types=feature_types(features), enable_categorical=True, nthread=1,
             )  # fmt: skip
             xgboost.train(params, rows, 1)
         except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
