@@ -13,22 +13,24 @@ from airflow_provider_sml.ml.contract import Dataset
 from airflow_provider_sml.ml.registry import Registry
 from airflow_provider_sml.refs import ModelRef
 
-DATASET = Dataset(
-    name="toy",
-    source={"path": "raw/{date}.csv"},
-    contract={
-        "key": ["id"],
-        "event_time": "at",
-        "columns": {
-            "id": {"type": "int", "required": True},
-            "at": {"type": "timestamp", "required": True},
-            "weight": {"type": "double", "required": True},
-            "fuel": {"type": "double"},
-            "late": {"type": "double", "known": "after"},
-        },
+CONTRACT = {
+    "key": ["id"],
+    "event_time": "at",
+    "columns": {
+        "id": {"type": "int", "required": True},
+        "at": {"type": "timestamp", "required": True},
+        "weight": {"type": "double", "required": True},
+        "fuel": {"type": "double"},
+        "late": {"type": "double", "known": "after"},
     },
-    features={"hour": "hour(at)", "weight": "weight", "fuel": "fuel"},
-    label="late > 10",
+}
+FEATURES = {"hour": "hour(at)", "weight": "weight", "fuel": "fuel"}
+TOY = {"name": "toy", "source": {"path": "raw/{date}.csv"}, "label": "late > 10"}
+DATASET = Dataset(**TOY, contract=CONTRACT, features=FEATURES)
+#: With a category as its fourth feature.
+PORT = {"port": {"type": "string", "required": True, "values": ["north", "south"]}}
+PORTS = Dataset(
+    **TOY, contract=CONTRACT | {"columns": CONTRACT["columns"] | PORT}, features=FEATURES | {"port": "port"}
 )
 
 
@@ -46,9 +48,15 @@ def make_rows(count: int = 60) -> pa.Table:
     )  # fmt: skip
 
 
-def make_bundle(seed: int) -> Bundle:
-    """A model that learned from such rows; another seed makes another model."""
-    rows, features = make_rows(400), DATASET.feature_list
+def make_bundle(seed: int, category: bool = False) -> Bundle:
+    """A model that learned from such rows; another seed makes another model.
+
+    :param category: whether it has a fourth feature, the category ``port``, which decides half of the label.
+    """
+    rows, features = make_rows(400), (PORTS if category else DATASET).feature_list
+    if category:
+        ports = pa.array((np.arange(400) % 2).astype(float))
+        rows = rows.append_column("port", ports).drop_columns("label").append_column("label", ports)
     names = [feature.name for feature in features]
     matrix = np.column_stack([rows[name].to_numpy() for name in names]).astype(np.float32)
     data = xgboost.DMatrix(
@@ -57,7 +65,7 @@ def make_bundle(seed: int) -> Bundle:
     )  # fmt: skip
     params = {"objective": "binary:logistic", "max_depth": 2, "seed": seed, "eta": 0.1 * seed, "nthread": 1}
     booster = xgboost.train(params, data, 5)
-    return Bundle("toy", f"toy{seed}", DATASET, 5, {}, bytes(booster.save_raw("ubj")))
+    return Bundle("toy", f"toy{seed}", PORTS if category else DATASET, 5, {}, bytes(booster.save_raw("ubj")))
 
 
 def register_versions(root: Path, count: int = 3, registry: Registry | None = None) -> Path:

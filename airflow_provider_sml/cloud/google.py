@@ -22,13 +22,14 @@ from airflow_provider_sml.errors import ConfigurationError, JobError, require
 #: Seconds that one call may take.
 CALL_SECONDS = 60.0
 _VERTEX = "google.cloud.aiplatform_v1"
-#: Library, class and host of the clients that take a region.
+#: Library, class and host of the clients that take a region; without a host the service is one for all regions.
 REGIONAL = {
     "dataproc": ("google.cloud.dataproc_v1", "BatchControllerClient", "dataproc"),
     "vertex_jobs": (_VERTEX, "JobServiceClient", "aiplatform"),
     "vertex_models": (_VERTEX, "ModelServiceClient", "aiplatform"),
     "vertex_endpoints": (_VERTEX, "EndpointServiceClient", "aiplatform"),
     "vertex_predictions": (_VERTEX, "PredictionServiceClient", "aiplatform"),
+    "monitoring": ("google.cloud.monitoring_v3", "MetricServiceClient", ""),
 }
 #: Class of Compute Engine's clients, which serve every zone.
 COMPUTE = {"compute": "InstancesClient", "compute_operations": "ZoneOperationsClient"}
@@ -101,7 +102,7 @@ def regional_client(service: str, region: str, credentials: Any = None) -> Any:
     module, name, host = REGIONAL[service]
     require(module, "google")
     kind = getattr(importlib.import_module(module), name)
-    options = {"api_endpoint": f"{region}-{host}.googleapis.com:443"}
+    options = {"api_endpoint": f"{region}-{host}.googleapis.com:443"} if host else None
     return kind(credentials=credentials, client_options=options)
 
 

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from airflow_provider_sml.cloud.aws import AwsJob, AwsRefused
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
-from airflow_provider_sml.cloud.sagemaker_endpoint import find_endpoint
+from airflow_provider_sml.cloud.sagemaker_endpoint import ENDPOINT_TAG, find_endpoint
+from airflow_provider_sml.cloud.sagemaker_spec import name_start
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
 _SERVICE = "sagemaker"
@@ -105,7 +106,11 @@ class SageMakerTraffic(_EndpointChange):
 
 @dataclass(frozen=True, kw_only=True)
 class SageMakerRemoval(_EndpointChange):
-    """The removal of an endpoint with its scaling, its configuration and, where wanted, the models."""
+    """The removal of an endpoint with its scaling, its configurations and, where wanted, the models.
+
+    What was made for the endpoint is found by its name and its tag, so that a try that ended once the endpoint was gone
+    is gone on with.
+    """
 
     models: bool = True
 
@@ -124,7 +129,7 @@ class SageMakerRemoval(_EndpointChange):
         """The calls that are left to make: service, operation and parameters."""
         found = self.endpoint()
         if found is None:
-            return []
+            return self._last_calls("")
         return self._first_calls(found) + self._last_calls(found["EndpointConfigName"])
 
     def status(self, job_id: str) -> JobStatus:
@@ -136,9 +141,9 @@ class SageMakerRemoval(_EndpointChange):
         return JobStatus(JobState.RUNNING if gone else JobState.FAILED, found["EndpointStatus"])
 
     def result(self, job_id: str) -> dict[str, Any]:
-        """Delete the configuration and the models, too, and tell what was deleted."""
+        """Delete the configurations and the models, too, and tell what was deleted."""
         deleted = [self.name]
-        for service, operation, params in self._last_calls(job_id) if job_id else []:
+        for service, operation, params in self._last_calls(job_id):
             self._quietly(service, operation, **params)
             deleted += params.values()
         return {"endpoint": self.name, "deleted": sorted(set(deleted))}
@@ -157,17 +162,43 @@ class SageMakerRemoval(_EndpointChange):
         return calls
 
     def _last_calls(self, name: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """The configuration goes when the endpoint is gone, and the models where that is wanted."""
-        try:
-            config = self.call(_SERVICE, "describe_endpoint_config", EndpointConfigName=name)
-        except AwsRefused:
-            return []
-        variants = config["ProductionVariants"] + config.get("ShadowProductionVariants", [])
-        models = sorted({variant["ModelName"] for variant in variants}) if self.models else []
+        """The configurations go when the endpoint is gone, and the models where that is wanted.
+
+        :param name: of the configuration that it served last; empty when nobody knows any more.
+        """
+        configs, models = self._made("endpoint_config"), self._made("model")
+        if name:
+            try:
+                config = self.call(_SERVICE, "describe_endpoint_config", EndpointConfigName=name)
+            except AwsRefused as error:
+                if "Could not find" not in error.said:
+                    raise
+            else:
+                variants = config["ProductionVariants"] + config.get("ShadowProductionVariants", [])
+                configs, models = configs | {name}, models | {variant["ModelName"] for variant in variants}
         return [
-            (_SERVICE, "delete_endpoint_config", {"EndpointConfigName": name}),
-            *((_SERVICE, "delete_model", {"ModelName": model}) for model in models),
+            *((_SERVICE, "delete_endpoint_config", {"EndpointConfigName": each}) for each in sorted(configs)),
+            *((_SERVICE, "delete_model", {"ModelName": each}) for each in sorted(models) if self.models),
         ]
+
+    def _made(self, kind: str) -> set[str]:
+        """What was made for this endpoint: its names begin with the endpoint's, and its tag names it.
+
+        :param kind: ``endpoint_config`` or ``model``.
+        """
+        key = {"endpoint_config": "EndpointConfig", "model": "Model"}[kind]
+        found, more = set[str](), dict[str, str]()
+        while True:
+            page = self.call(_SERVICE, f"list_{kind}s", NameContains=name_start(self.name), MaxResults=100, **more)
+            for item in page[f"{key}s"]:
+                if not item[f"{key}Name"].startswith(name_start(self.name)):
+                    continue
+                tags = self.call(_SERVICE, "list_tags", ResourceArn=item[f"{key}Arn"])["Tags"]
+                if {"Key": ENDPOINT_TAG, "Value": self.name} in tags:
+                    found.add(item[f"{key}Name"])
+            if not page.get("NextToken"):
+                return found
+            more = {"NextToken": page["NextToken"]}
 
     def _quietly(self, service: str, operation: str, **params: Any) -> None:
         try:

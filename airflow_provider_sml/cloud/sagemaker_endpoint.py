@@ -26,6 +26,8 @@ from airflow_provider_sml.errors import DeploymentError, JobError
 _SERVICE, _SCALING = "sagemaker", "application-autoscaling"
 _BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 _PREVIOUS = "sml-previous"
+#: Tag of a model and a configuration: the endpoint that they were made for.
+ENDPOINT_TAG = "sml-endpoint"
 #: Seconds between looks where something is waited for inside a verb.
 POLL_SECONDS = 5.0
 
@@ -193,8 +195,9 @@ class SageMakerRollout(AwsJob):
         name = versioned(self.name, self.version, self.what, beside or "")
         serving = current["EndpointConfigName"] if current else ""
         config = self.what.config(name, beside)
-        config["Tags"] = self.aws_tags(**{"sml-version": self.version, _PREVIOUS: serving})
-        model = self.what.model(name, self.version) | {"Tags": self.aws_tags(**{"sml-version": self.version})}
+        own = {"sml-version": self.version, ENDPOINT_TAG: self.name}
+        config["Tags"] = self.aws_tags(**own, **{_PREVIOUS: serving})
+        model = self.what.model(name, self.version) | {"Tags": self.aws_tags(**own)}
         made = [(_SERVICE, "create_model", model), (_SERVICE, "create_endpoint_config", config)]
         names = {"EndpointName": self.name, "EndpointConfigName": name}
         if current is None:

@@ -251,4 +251,9 @@ def versioned(endpoint: str, version: str, spec: EndpointSpec, beside: str) -> s
     """
     moving = ("rollout", "step", "wait", "terminate_after", "alarms", "scaling")
     decisive = {key: value for key, value in asdict(spec).items() if key not in moving}
-    return f"{endpoint[:40].rstrip('-')}-v{version}-{spec_hash([decisive, beside])[:8]}"
+    return f"{name_start(endpoint)}{version}-{spec_hash([decisive, beside])[:8]}"
+
+
+def name_start(endpoint: str) -> str:
+    """What the names of an endpoint's models and configurations begin with; those of other endpoints may, too."""
+    return f"{endpoint[:40].rstrip('-')}-v"

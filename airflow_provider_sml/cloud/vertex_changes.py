@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_sml.cloud.google import GoogleRefused
+from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleRefused, label
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
-from airflow_provider_sml.cloud.vertex_model import VertexJob, endpoint_page, resource_id
+from airflow_provider_sml.cloud.vertex_model import ENDPOINT_LABEL, VertexJob, endpoint_page, resource_id
 from airflow_provider_sml.cloud.vertex_spec import whole_shares
 from airflow_provider_sml.errors import ConfigurationError, JobError
 
@@ -135,9 +135,11 @@ class VertexTraffic(_EndpointChange):
 
 @dataclass(frozen=True, kw_only=True)
 class VertexRemoval(_EndpointChange):
-    """The removal of an endpoint with all that is deployed on it and, where wanted, these versions of the models.
+    """The removal of an endpoint with all that is deployed on it and, where wanted, the versions of models that were
+    uploaded for it.
 
-    It is driven by the looks at it: each does the next step, so that another worker can go on.
+    It is driven by the looks at it: each does the next step, so that another worker can go on. The versions are found
+    by their label, also once the endpoint is gone; one that another endpoint serves is left.
     """
 
     models: bool = True
@@ -174,7 +176,7 @@ class VertexRemoval(_EndpointChange):
     def result(self, job_id: str) -> dict[str, Any]:
         """Delete the versions of the models, too, and tell what was deleted."""
         deleted = [self.name]
-        for version in job_id.split(",") if job_id and self.models else ():
+        for version in self._versions_left(job_id.split(",") if job_id else []):
             model, _, number = version.rpartition("@")
             self.remove_version(model, number)
             deleted.append(version.rpartition("/")[2])
@@ -182,16 +184,37 @@ class VertexRemoval(_EndpointChange):
 
     def plan(self) -> list[Call]:
         """The calls that are left to make."""
-        endpoint = self.endpoint()
-        if endpoint is None:
-            return []
-        found: list[Call] = [
-            ("aiplatform", "undeploy_model", {"endpoint": self.path, "deployed_model_id": deployed.id})
-            for deployed in endpoint.deployed_models
-        ]
-        found.append(("aiplatform", "delete_endpoint", {"name": self.path}))
-        versions = sorted({_model(deployed) for deployed in endpoint.deployed_models}) if self.models else []
+        endpoint, found = self.endpoint(), list[Call]()
+        deployed_models = endpoint.deployed_models if endpoint is not None else []
+        if len(deployed_models) > 1 and endpoint.traffic_split:
+            empty = {"endpoint": {"name": self.path}, "update_mask": {"paths": ["traffic_split"]}}
+            found.append(("aiplatform", "update_endpoint", empty))
+        for deployed in deployed_models:
+            undeployed = {"endpoint": self.path, "deployed_model_id": deployed.id}
+            found.append(("aiplatform", "undeploy_model", undeployed))
+        if endpoint is not None:
+            found.append(("aiplatform", "delete_endpoint", {"name": self.path}))
+        versions = self._versions_left({_model(deployed) for deployed in deployed_models})
         return [*found, *(("aiplatform", "delete_model_version", {"name": version}) for version in versions)]
+
+    def _versions_left(self, deployed: Iterable[str]) -> list[str]:
+        """Full names of the versions to be deleted: those that were deployed here, and those uploaded for it that no
+        other endpoint serves. None where models are to stay."""
+        if not self.models:
+            return []
+        ours = label(resource_id(self.name))
+        request = {"parent": self.parent, "filter": f"labels.{ENDPOINT_LABEL}={ours}"}
+        question: Callable[[Any], Any] = lambda client: list(  # noqa: E731
+            client.list_models(request=request, timeout=CALL_SECONDS, retry=None)
+        )
+        names = {model.name for model in self.ask("vertex_models", "aiplatform.models.list", question)}
+        found = set(deployed)
+        for name in {*names, *(version.rpartition("@")[0] for version in found)}:
+            for version in self._versions(name):
+                elsewhere = {item.endpoint for item in version.deployed_models} - {self.path}
+                if version.labels.get(ENDPOINT_LABEL) == ours and not elsewhere:
+                    found.add(f"{name}@{version.version_id}")
+        return sorted(found)
 
 
 def _model(deployed: Any) -> str:

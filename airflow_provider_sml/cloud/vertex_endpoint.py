@@ -6,7 +6,8 @@ it. Deployed models have ids that follow from what is deployed. So a crash at an
 worker.
 
 The version that served before stays deployed until the roll-out is completed, after the parity check; until then
-everything can be taken back. A step's wait begins anew when another process takes the roll-out over.
+everything can be taken back. A step's wait, and the time whose metrics judge it, begin anew when another process takes
+the roll-out over.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleQuota, GoogleRefused, label
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
-from airflow_provider_sml.cloud.vertex_model import VertexJob, busy, endpoint_page, resource_id
+from airflow_provider_sml.cloud.vertex_metrics import Place, look
+from airflow_provider_sml.cloud.vertex_model import ENDPOINT_LABEL, VertexJob, busy, endpoint_page, resource_id
 from airflow_provider_sml.cloud.vertex_spec import (
     Part,
     VertexSpec,
@@ -33,7 +35,7 @@ from airflow_provider_sml.cloud.vertex_spec import (
 from airflow_provider_sml.errors import DeploymentError, JobError, SmlError
 
 #: Labels of the endpoint: the roll-out that runs, the traffic before it, and the version that serves.
-_ROLLOUT, _PREVIOUS, _SERVING = "sml_rollout", "sml_previous", "sml_serving"
+ROLLOUT, PREVIOUS, SERVING = "sml_rollout", "sml_previous", "sml_serving"
 _DEPLOY = "DeployModelOperationMetadata"
 #: Codes of google.rpc that a retry does not mend: INVALID_ARGUMENT, PERMISSION_DENIED, FAILED_PRECONDITION.
 _WRONG = (3, 7, 9)
@@ -79,16 +81,16 @@ class VertexRollout(VertexJob):
                 f"endpoint {self.name} serves nothing that an ab test could be held against",
                 expected="an endpoint with a champion", found="none", todo="deploy a champion first",
             )  # fmt: skip
-        if endpoint is not None and endpoint.labels.get(_ROLLOUT) != self.key and self._running():
+        if endpoint is not None and endpoint.labels.get(ROLLOUT) != self.key and self._running():
             raise JobError(
                 f"endpoint {self.name} is being changed", expected="an endpoint at rest",
-                found=f"the roll-out {endpoint.labels.get(_ROLLOUT) or 'of somebody else'}",
+                found=f"the roll-out {endpoint.labels.get(ROLLOUT) or 'of somebody else'}",
                 todo="wait for it; a retry tries again",
             )  # fmt: skip
         self.upload(self.vertex_model, self.key, self.upload_message())
         if endpoint is None:
             endpoint = self._create_endpoint()
-        if endpoint.labels.get(_ROLLOUT) != self.key:
+        if endpoint.labels.get(ROLLOUT) != self.key:
             endpoint = self._begin(endpoint)
         missing = self._missing(endpoint)
         if missing and not self._running():
@@ -109,17 +111,20 @@ class VertexRollout(VertexJob):
             return JobStatus(JobState.FAILED, f"endpoint {self.name} is gone", leftover=True)
         if self._serves(endpoint):
             return JobStatus(JobState.SUCCEEDED, progress=self._progress(endpoint))
-        if endpoint.labels.get(_ROLLOUT) != self.key:
-            other = endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) or "somebody"
+        if endpoint.labels.get(ROLLOUT) != self.key:
+            other = endpoint.labels.get(ROLLOUT) or endpoint.labels.get(SERVING) or "somebody"
             return JobStatus(JobState.FAILED, f"endpoint {self.name} was taken over by {other}", leftover=True)
         missing = self._missing(endpoint)
         if missing:
             return self._deploying(endpoint, missing, known)
         share = self._share(endpoint)
-        if self._due(share):
+        judged, lines = self._judged(share)
+        if judged is not None:
+            return judged
+        if self._due(share) and not lines:
             following = next((step for step in self.what.stages if step > share), self.what.stages[-1])
             endpoint = self._split(endpoint, following)
-        return JobStatus(JobState.RUNNING, f"{share} percent", self._progress(endpoint))
+        return JobStatus(JobState.RUNNING, f"{share} percent", (*self._progress(endpoint), *lines))
 
     def result(self, job_id: str) -> dict[str, Any]:
         """What serves now; an earlier test, whose traffic this one has taken, is undeployed first."""
@@ -131,7 +136,7 @@ class VertexRollout(VertexJob):
         return {
             "endpoint": self.name,
             "config": self.key,
-            "previous": endpoint.labels.get(_PREVIOUS, "") if endpoint else "",
+            "previous": endpoint.labels.get(PREVIOUS, "") if endpoint else "",
             "model": f"{self.vertex_model}@{version.version_id}" if version else self.vertex_model,
             "version": self.version,
             "cost_usd_per_hour": self.what.hourly_cost(self.prices),
@@ -152,9 +157,9 @@ class VertexRollout(VertexJob):
         endpoint = self.endpoint()
         if endpoint is None or not self._serves(endpoint):
             raise DeploymentError(f"endpoint {self.name} does not serve {self.key} any more", todo="a retry goes on")
-        if endpoint.labels.get(_ROLLOUT) or endpoint.labels.get(_SERVING) != self.key:
-            endpoint = self._label(endpoint, {_ROLLOUT: "", _SERVING: self.key})  # first: from now on nothing undoes it
-        ours, before = {part.id for part in self.parts}, decoded_split(endpoint.labels.get(_PREVIOUS, ""))
+        if endpoint.labels.get(ROLLOUT) or endpoint.labels.get(SERVING) != self.key:
+            endpoint = self._label(endpoint, {ROLLOUT: "", SERVING: self.key})  # first: from now on nothing undoes it
+        ours, before = {part.id for part in self.parts}, decoded_split(endpoint.labels.get(PREVIOUS, ""))
         for deployed in endpoint.deployed_models:  # what somebody else has deployed beside it, without traffic, stays
             if (deployed.id in before or self._known(deployed)) and deployed.id not in ours:
                 self._undeploy(endpoint, deployed.id)
@@ -164,7 +169,7 @@ class VertexRollout(VertexJob):
             name = f"{self.vertex_model}@{version.version_id}"
             self.call("models", "merge_version_aliases", name=name, version_aliases=aliases)
         if before:
-            self._label(endpoint, {_PREVIOUS: ""})
+            self._label(endpoint, {PREVIOUS: ""})
 
     def undo(self) -> str:
         """Take the version back: the old split of the traffic, and nothing new deployed; an endpoint that had served
@@ -177,25 +182,25 @@ class VertexRollout(VertexJob):
         if endpoint is None:
             self._forget_version()
             return "is gone"
-        if endpoint.labels.get(_ROLLOUT) != self.key and endpoint.labels.get(_SERVING) == self.key:
+        if endpoint.labels.get(ROLLOUT) != self.key and endpoint.labels.get(SERVING) == self.key:
             return f"serves {self.key} still, for nothing else is deployed"
         self._stop_deploying()
         endpoint = self.endpoint()
         ours, there = {part.id for part in self.parts}, {item.id for item in endpoint.deployed_models}
-        previous = still_split(endpoint, endpoint.labels.get(_PREVIOUS, ""))
-        began = endpoint.labels.get(_ROLLOUT) == self.key
+        previous = still_split(endpoint, endpoint.labels.get(PREVIOUS, ""))
+        began = endpoint.labels.get(ROLLOUT) == self.key
         before = split_of(0, [], previous) if previous else {}
         if began and dict(endpoint.traffic_split) != before:
             endpoint = self._update(endpoint, traffic_split=before)
         for key in sorted(ours & there):
             self._undeploy(endpoint, key)
         if began:
-            self._label(endpoint, {_ROLLOUT: "", _PREVIOUS: ""})
+            self._label(endpoint, {ROLLOUT: "", PREVIOUS: ""})
         self._forget_version()
         if began and not there - ours:
             self.call("endpoints", "delete_endpoint", name=self.path)
             return "was deleted, for it had served nothing before"
-        return f"serves {endpoint.labels.get(_SERVING) or 'what it served before'} again"
+        return f"serves {endpoint.labels.get(SERVING) or 'what it served before'} again"
 
     @cached_property
     def what(self) -> VertexSpec:
@@ -228,24 +233,8 @@ class VertexRollout(VertexJob):
 
     def upload_message(self) -> dict[str, Any]:
         """The version as it is uploaded."""
-        return self.what.model(self.model, self.version, self.key, self._own_labels())
-
-    def calls(self, endpoint: Any) -> list[tuple[str, str, dict[str, Any]]]:
-        """The calls that make the roll-out, as service, method and request."""
-        name, previous = f"{self.vertex_model}@{self.key}", dict(endpoint.traffic_split) if endpoint else {}
-        found: list[tuple[str, str, dict[str, Any]]] = [
-            ("aiplatform", "upload_model", {"parent": self.parent, "model": self.upload_message()})
-        ]
-        if endpoint is None:
-            found.append(("aiplatform", "create_endpoint", self._endpoint_request()))
-        for part in self.parts:
-            found.append(("aiplatform", "deploy_model", self._deploy_request(part, name, previous)))
-        for step in self.what.stages if previous else ():
-            split = split_of(step, self.parts, previous)
-            found.append(("aiplatform", "update_endpoint", {"endpoint": {"name": self.path, "traffic_split": split}}))
-        for key in previous if self.what.mode == "replace" else ():
-            found.append(("aiplatform", "undeploy_model", {"endpoint": self.path, "deployed_model_id": key}))
-        return found
+        labels = self._own_labels() | {ENDPOINT_LABEL: label(resource_id(self.name))}
+        return self.what.model(self.model, self.version, self.key, labels)
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
@@ -302,11 +291,46 @@ class VertexRollout(VertexJob):
         )
         return JobStatus(JobState.FAILED, said, configuration=wrong, leftover=True)
 
-    def _due(self, share: int) -> bool:
-        """Whether the next step of the traffic is due: this process has seen the present one for long enough."""
+    def _due(self, share: int, more: float = 0.0) -> bool:
+        """Whether the next step of the traffic is due: this process has seen the present one for long enough.
+
+        :param more: seconds beyond the step's wait.
+        """
         seen = self.__dict__.setdefault("_seen", {})
-        since = seen.setdefault(share, time.monotonic())
-        return share == 0 or time.monotonic() - since >= self.what.wait
+        since, _ = seen.setdefault(share, (time.monotonic(), time.time()))
+        return share == 0 or time.monotonic() - since >= self.what.wait + more
+
+    def _judged(self, share: int) -> tuple[JobStatus | None, tuple[str, ...]]:
+        """What the metrics of this step say: a failure, or what is still missing, in words; neither when all is well.
+
+        Once the version has all of the traffic there is no next step, and nothing is asked.
+        """
+        alarms = self.what.alarms
+        if not alarms or not 0 < share < 100:
+            return None, ()
+        late = self._due(share, self.what.evidence_within)
+        since = self.__dict__["_seen"][share][1]
+        place = Place(self.project, self.region, resource_id(self.name), [part.id for part in self.parts])
+        found = look(self, place, alarms, since, time.time())
+        lacks = found.lacks(alarms, self.what.min_requests)
+        if lacks and late:
+            waited = self.what.wait + self.what.evidence_within
+            return self._alarmed(share, f"no evidence in {waited} seconds: {lacks}"), ()
+        if lacks:
+            return None, (f"step of {share} percent: not judged yet, {lacks}",)
+        if breaches := found.breaches(alarms):
+            return self._alarmed(share, f"{'; '.join(breaches)} ({found})"), ()
+        return None, ()
+
+    def _alarmed(self, share: int, reason: str) -> JobStatus:
+        said = (
+            f"version {self.version} ({self.key}) is taken back from endpoint {self.name}, where it had "
+            f"{share} percent of the traffic: {reason}\n"
+            "  it got no alias; the endpoint's traffic is as it was before.\n"
+            "  to do: look at the endpoint's metrics and the container's log, mend that, and clear this task: it "
+            "starts a new roll-out."
+        )
+        return JobStatus(JobState.FAILED, said, configuration=True, leftover=True)
 
     def _progress(self, endpoint: Any) -> tuple[str, ...]:
         share = self._share(endpoint)
@@ -319,18 +343,21 @@ class VertexRollout(VertexJob):
 
         A roll-out that never ended is taken over: what served before it counts, as far as that is still deployed.
         """
-        before = still_split(endpoint, endpoint.labels.get(_PREVIOUS, "")) if endpoint.labels.get(_ROLLOUT) else {}
+        return self._label(endpoint, self.beginning(endpoint), **self.what.log())
+
+    def beginning(self, endpoint: Any) -> dict[str, str]:
+        """The labels of an endpoint on which this roll-out begins."""
+        before = still_split(endpoint, endpoint.labels.get(PREVIOUS, "")) if endpoint.labels.get(ROLLOUT) else {}
         ours = {part.id for part in self.parts}
         before = {key: value for key, value in (before or dict(endpoint.traffic_split)).items() if key not in ours}
-        changes = {_ROLLOUT: self.key, _PREVIOUS: encoded_split(before)}
-        return self._label(endpoint, changes, **self.what.log())
+        return {ROLLOUT: self.key, PREVIOUS: encoded_split(before)}
 
     def _label(self, endpoint: Any, changes: Mapping[str, str], **more: Any) -> Any:
         labels = {key: value for key, value in (dict(endpoint.labels) | dict(changes)).items() if value}
         return self._update(endpoint, labels=labels, **more)
 
     def _split(self, endpoint: Any, share: int) -> Any:
-        previous = still_split(endpoint, endpoint.labels.get(_PREVIOUS, ""))
+        previous = still_split(endpoint, endpoint.labels.get(PREVIOUS, ""))
         return self._update(endpoint, traffic_split=split_of(share, self.parts, previous))
 
     def _update(self, endpoint: Any, **changes: Any) -> Any:
@@ -341,7 +368,7 @@ class VertexRollout(VertexJob):
 
     def _create_endpoint(self) -> Any:
         try:
-            started = self.call("endpoints", "create_endpoint", **self._endpoint_request())
+            started = self.call("endpoints", "create_endpoint", **self.endpoint_request())
         except GoogleRefused as error:
             if error.code != "ALREADY_EXISTS":  # by a creation whose reply was lost
                 raise
@@ -349,8 +376,9 @@ class VertexRollout(VertexJob):
             self.finish("endpoints", started, f"the creation of endpoint {self.name}")
         return self.wait(f"the creation of endpoint {self.name}", self.endpoint)
 
-    def _endpoint_request(self) -> dict[str, Any]:
-        endpoint = self.what.endpoint(self.name) | {"labels": self._own_labels() | {_ROLLOUT: self.key}}
+    def endpoint_request(self) -> dict[str, Any]:
+        """The request of CreateEndpoint."""
+        endpoint = self.what.endpoint(self.name) | {"labels": self._own_labels() | {ROLLOUT: self.key}}
         return {"parent": self.parent, "endpoint": endpoint, "endpoint_id": resource_id(self.name)}
 
     def _deploy(self, part: Part, endpoint: Any) -> None:
@@ -358,8 +386,8 @@ class VertexRollout(VertexJob):
         version = self.uploaded(self.vertex_model, self.key)
         if version is None:
             raise JobError(f"version {self.key} of {self.vertex_model} is gone", todo="a retry uploads it again")
-        previous = still_split(endpoint, endpoint.labels.get(_PREVIOUS, ""))
-        request = self._deploy_request(part, f"{self.vertex_model}@{version.version_id}", previous)
+        previous = still_split(endpoint, endpoint.labels.get(PREVIOUS, ""))
+        request = self.deploy_request(part, f"{self.vertex_model}@{version.version_id}", previous)
 
         def ask(client: Any) -> None:
             # It is asked again when a reply was lost: look whether it runs first.
@@ -372,8 +400,11 @@ class VertexRollout(VertexJob):
             if error.code != "ALREADY_EXISTS":
                 raise
 
-    def _deploy_request(self, part: Part, model: str, previous: Mapping[str, int]) -> dict[str, Any]:
-        """The last part takes the first step of the traffic with it; in its split it is called 0."""
+    def deploy_request(self, part: Part, model: str, previous: Mapping[str, int]) -> dict[str, Any]:
+        """The request of DeployModel.
+
+        The last part takes the first step of the traffic with it; in its split it is called 0.
+        """
         request: dict[str, Any] = {
             "endpoint": self.path, "deployed_model": self.what.deployed(part, model, f"{self.model[:100]} {self.key}"),
         }  # fmt: skip

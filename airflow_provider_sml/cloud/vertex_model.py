@@ -17,6 +17,8 @@ from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleJob, GoogleRef
 from airflow_provider_sml.cloud.remote_job import job_name
 from airflow_provider_sml.errors import DeploymentError, JobError
 
+#: Label of a version: the endpoint that it was uploaded for.
+ENDPOINT_LABEL = "sml_endpoint"
 #: Seconds between looks where something is waited for inside a verb, and how long it is.
 POLL_SECONDS, WITHIN = 5.0, 1800.0
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from airflow_provider_sml.cloud.remote_job import spec_hash
 from airflow_provider_sml.cloud.vertex_machines import machine, machine_price, machine_spec
+from airflow_provider_sml.cloud.vertex_metrics import ALARMS
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 
-#: How traffic moves and what is logged is no part of what is deployed.
-_MOVING = ("steps", "wait", "logging", "mode", "percent")
+#: How traffic moves, what watches it and what is logged is no part of what is deployed.
+_MOVING = ("steps", "wait", "alarms", "min_requests", "evidence_within", "logging", "mode", "percent")
 _MODES = ("replace", "ab")
+CONTAINERS = ("ours", "xgboost")
+#: What Google's own images are called, with the version of XGBoost, and the oldest that reads the models of today.
+_PREBUILT, _OLDEST = re.compile(r"/vertex-ai/prediction/xgboost-[cg]pu\.(\d+)-(\d+)"), (3, 1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class VertexSpec:
     """One version on an endpoint.
 
     :param image: the scoring container.
-    :param artifact: folder of the model bundle in Cloud Storage.
+    :param container: what it is: ``ours``, built of ``docker/scoring.Dockerfile``, or ``xgboost``, Google's own XGBoost
+        image, which takes encoded features as lists and does not recalibrate.
+    :param artifact: folder of the model in Cloud Storage.
     :param machine: as ``vertex_machines.machine`` takes it.
     :param min_replicas: machines that always run, 1 or more.
     :param max_replicas: machines at most; ``min_replicas`` when 0.
@@ -49,6 +56,12 @@ class VertexSpec:
         of them is there.
     :param steps: percent of the traffic that the version gets, one step after the other; the last one is 100.
     :param wait: seconds that each step but the last lasts.
+    :param alarms: limits of what Cloud Monitoring sees of the version since a step began, such as
+        ``{"error_rate": 0.01, "latency_p95": 300}`` (``vertex_metrics.ALARMS``): the next step needs evidence that none
+        is exceeded, and a breach takes the roll-out back.
+    :param min_requests: responses of the version in a step that are enough to judge it.
+    :param evidence_within: seconds beyond ``wait`` until there has to be evidence; without it the roll-out is taken
+        back.
     :param mode: ``replace`` the version that serves, or ``ab``: share the traffic with it and stay so.
     :param percent: of the traffic for the new version with ``ab``.
     :param logging: log requests: ``{"table": "bq://project.dataset.table", "percent": 10}``.
@@ -61,6 +74,7 @@ class VertexSpec:
 
     image: str
     artifact: str
+    container: str = "ours"
     machine: Any = "n1-standard-2"
     min_replicas: int = 1
     max_replicas: int = 0
@@ -69,6 +83,9 @@ class VertexSpec:
     floor: Mapping[str, int] = field(default_factory=dict)
     steps: tuple[int, ...] = (10, 50, 100)
     wait: int = 600
+    alarms: Mapping[str, float] = field(default_factory=dict)
+    min_requests: int = 50
+    evidence_within: int = 1800
     mode: str = "replace"
     percent: int = 10
     logging: Mapping[str, Any] = field(default_factory=dict)
@@ -106,7 +123,14 @@ class VertexSpec:
     def _wrongs(self) -> list[tuple[bool, str, Any]]:
         rising = all(before < after for before, after in zip(self.steps, self.steps[1:], strict=False))
         replicas, percent = self.floor.get("replicas", 1), self.floor.get("percent", 0)
+        numbers = all(isinstance(limit, int | float) and limit >= 0 for limit in self.alarms.values())
         return [
+            (self.container not in CONTAINERS, f"container: one of {', '.join(CONTAINERS)}", self.container),
+            (self.container == "ours" and bool(_PREBUILT.search(self.image)),
+             "container: xgboost, for that image is Google's own", self.container),
+            (self.container == "xgboost" and _version_of(self.image) < _OLDEST,
+             f"an image of XGBoost {'.'.join(map(str, _OLDEST))} or later; earlier ones cannot read the model",
+             self.image),
             (not self.artifact.startswith("gs://"), "artifact: a folder in Cloud Storage", self.artifact),
             (self.min_replicas < 1, "min_replicas: 1 or more, as Vertex AI has no machine-less endpoint",
              self.min_replicas),
@@ -115,6 +139,11 @@ class VertexSpec:
             (not self.steps or self.steps[-1] != 100 or self.steps[0] < 1 or not rising,
              "steps: rising percents, the last one 100", list(self.steps)),
             (self.wait < 0, "wait: 0 or more seconds", self.wait),
+            (bool(set(self.alarms) - set(ALARMS)) or not numbers,
+             f"alarms: limits, 0 or more, of {', '.join(ALARMS)}", dict(self.alarms)),
+            (self.min_requests < 1 or self.evidence_within < 0,
+             "min_requests: 1 or more; evidence_within: 0 or more seconds",
+             f"{self.min_requests} and {self.evidence_within}"),
             (self.mode not in _MODES, f"mode: one of {', '.join(_MODES)}; Vertex AI has no shadow", self.mode),
             (not 1 <= self.percent <= 99, "percent: 1 to 99", self.percent),
             (bool(self.floor) and not self.spot, "floor: with spot only", dict(self.floor)),
@@ -141,12 +170,15 @@ class VertexSpec:
         :param version: of it.
         :param key: tells this version of the Vertex AI model from all others.
         """
-        container: dict[str, Any] = {
+        own: dict[str, Any] = {
             "image_uri": self.image, "args": ["serve", "--model", name, "--version", version],
             "predict_route": "/invocations", "health_route": "/ping", "ports": [{"container_port": 8080}],
             "env": [{"name": key, "value": str(value)} for key, value in
                     {"SML_SERVE_HOST": "0.0.0.0", **self.environment}.items()],
         }  # fmt: skip
+        google = {"image_uri": self.image, "env": [{"name": key, "value": str(value)}
+                                                   for key, value in self.environment.items()]}  # fmt: skip
+        container = own if self.container == "ours" else google
         return {
             "display_name": name[:128], "artifact_uri": self.artifact, "container_spec": container,
             "version_aliases": [key], "version_description": key, "labels": dict(labels),
@@ -262,6 +294,12 @@ def decoded_split(text: str) -> dict[str, int]:
     """The split of the traffic in the value of a label."""
     found = (part.rpartition("-") for part in text.split("_") if "-" in part)
     return {key: int(share) for key, _, share in found}
+
+
+def _version_of(image: str) -> tuple[int, int]:
+    """The version of XGBoost that Google's image names; a high one for every other image."""
+    found = _PREBUILT.search(image)
+    return (int(found[1]), int(found[2])) if found else (99, 0)
 
 
 def _digits(*what: str) -> str:

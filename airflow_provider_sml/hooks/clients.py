@@ -75,7 +75,7 @@ class GoogleHookClients(_HookClients):
 
             credentials = GoogleBaseHook(gcp_conn_id=self.connection).get_credentials()
             return compute_client(service, credentials, local_emulator("SML_COMPUTE_EMULATOR"))
-        if service.startswith("vertex_"):  # the official hooks import Google's whole SDK, for seconds
+        if service.startswith(("vertex_", "monitoring")):  # the official hooks import Google's whole SDK, for seconds
             from airflow.providers.google.common.hooks.base_google import GoogleBaseHook
 
             credentials = GoogleBaseHook(gcp_conn_id=self.connection).get_credentials()

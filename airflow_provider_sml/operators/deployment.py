@@ -9,7 +9,8 @@ alias before anything else.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from airflow_provider_sml.operators.base import announce, lineage, mover, run_ke
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.deployment_targets import Deployment, Target
 from airflow_provider_sml.operators.deployment_targets import target as target_of
+from airflow_provider_sml.operators.openlineage import Data, registered
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import EndpointRef, ModelVersionRef
 
@@ -105,7 +107,9 @@ class DeployModelOperator(RemoteJobOperator):
             calls, cost = self._target(context, self._version(self._registry(), context)).plan()
             return show(self.log, f"endpoint {self.endpoint or self.name}", calls, cost)
         self._settle(context)
-        return self._run_locally(context) if self.target == "local" else super().run(context)
+        if self.target == "local":
+            return self._run_locally(context)
+        return self._or_rejected(context, super().run, context)
 
     # --- on this machine ------------------------------------------------------------------------------------------
 
@@ -166,8 +170,32 @@ class DeployModelOperator(RemoteJobOperator):
         target.complete(result)
         return ref
 
+    def _resume(self, context: Context, event: dict[str, Any]) -> Any:
+        return self._or_rejected(context, super()._resume, context, event)
+
+    def _or_rejected(self, context: Context, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do some of the work; a version that it takes back is rejected in the target's own registry."""
+        try:
+            return work(*arguments)
+        except DeploymentRolledBack as error:
+            try:
+                self._target(context, self._version(self._registry(), context)).rejected(f"it was taken back: {error}")
+            except SmlError as also:  # the reason for the roll-back is what matters
+                self.log.warning("the version could not be rejected in the registry of %s: %s", self.target, also)
+            raise
+
     #: USD per hour of what the roll-out made.
     _hourly: float | None = None
+
+    #: The version that was deployed, once it is.
+    _used: ModelVersionRef | None = None
+
+    def datasets(self, result: Any) -> tuple[list[Data], list[Data]]:
+        """The version, and the endpoint that serves it; nothing for a plan."""
+        if not isinstance(result, EndpointRef) or self._used is None:
+            return [], []
+        served = Data("sagemaker://endpoints", result.name) if result.target == "sagemaker" else Data(result.url)
+        return [registered(self._used)], [replace(served, version=result.version)]
 
     def costs(self, result: Any) -> list[Cost]:
         """What the endpoint costs from now on; what runs on this machine costs nothing by itself."""
@@ -267,6 +295,7 @@ class DeployModelOperator(RemoteJobOperator):
             self.log.info("line %s of the history of %s", line.hash, self.name)
 
     def _ref(self, version: ModelVersionRef, url: str, rows: int) -> EndpointRef:
+        self._used = version
         return EndpointRef(
             name=self.endpoint or self.name,
             target=self.target,
@@ -359,3 +388,10 @@ class RollbackModelOperator(DeployModelOperator):
         if not self.plan:
             registry.set_tags(champion, {"withdrawn_for": earlier[0].version, "withdrawn_by": key})
         return earlier[0]
+
+    def finish(self, context: Context, result: dict[str, Any]) -> EndpointRef:
+        """Go back; then the version that was withdrawn is rejected in the target's own registry."""
+        ref, registry, key = super().finish(context, result), self._registry(), "/".join(run_key(context))
+        for version in registry.tagged(self.name, "withdrawn_by", key):
+            self._target(context, version).rejected(f"it was taken back for version {ref.version}")
+        return ref

@@ -18,7 +18,7 @@ from airflow_provider_sml.links.pages import ModelLink, NightLink
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, sample_of
-from airflow_provider_sml.operators.openlineage import Data, table
+from airflow_provider_sml.operators.openlineage import Data, drawn, parent, registered, table
 from airflow_provider_sml.refs import ModelVersionRef, ReportRef, SnapshotRef
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ class ScorePartitionsOperator(ChampionOperator):
 
     def datasets(self, result: SnapshotRef) -> tuple[list[Data], list[Data]]:
         """The table and the model that scored it, and the predictions."""
-        model = Data(self._used.registry, f"models/{self._used.name}", version=self._used.version)
         return (
-            [table(result.lake, self.table or self.name, rows=self._scored), model],
+            [table(result.lake, self.table or self.name, rows=self._scored), registered(self._used)],
             [table(result.lake, result.table, rows=self._scored, version=str(result.snapshot_id))],
         )
 
@@ -180,6 +179,7 @@ class DriftReportOperator(ChampionOperator):
         table = self.table or self.name
         sample = LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
         folder = report_folder(self.reports, self.name, "nights")
+        self._used, self._drawn = version, sample_of(version, tags)
         key, kept = scorer.bundle.dataset.contract.key, folder.parent / "performance" / KEPT
         days = self.days()
         compare = self._profiles if self.source == "profiles" else self._sample
@@ -194,6 +194,14 @@ class DriftReportOperator(ChampionOperator):
         if self.keep is not None:
             profile_report.expire_reports(folder, days[-1] - dt.timedelta(days=self.keep))
         return report
+
+    def datasets(self, result: ReportRef) -> tuple[list[Data], list[Data]]:
+        """The table, the version and the rows that it was trained on, and the folder of the reports."""
+        night = table(self.lake, self.table or self.name, rows=result.rows)
+        return (
+            [night, registered(self._used), drawn(self._drawn)],
+            [Data(parent(result.uri), version=result.day)],
+        )
 
     def _profiles(
         self, lake: Lake, table: str, sample: Path, scorer: Scorer, version: str, folder: Path, days: Sequence[dt.date]

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_sml.refs import ModelVersionRef
+
 
 @dataclass(frozen=True)
 class Data:
@@ -56,6 +58,20 @@ def table(lake: str, name: str, **rest: Any) -> Data:
     from airflow_provider_sml.hooks.lake import LakeHook
 
     return Data(str(LakeHook(lake).get_conn().folder(name)), **rest)
+
+
+def registered(version: ModelVersionRef) -> Data:
+    """A version in the registry."""
+    return Data(version.registry, f"models/{version.name}", version=version.version)
+
+
+def drawn(uri: str, rows: int | None = None) -> Data:
+    """A sample.
+
+    :param uri: its folder, which has its id as its name.
+    :param rows: of it that were read.
+    """
+    return Data(parent(uri), rows=rows, version=uri.rstrip("/").rpartition("/")[2])
 
 
 def parent(uri: str) -> str:

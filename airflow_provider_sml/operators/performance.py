@@ -15,6 +15,8 @@ from airflow_provider_sml.links.pages import ModelLink, PerformanceLink
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import sample_of
 from airflow_provider_sml.operators.monitoring import ChampionOperator
+from airflow_provider_sml.operators.openlineage import Data, parent, registered
+from airflow_provider_sml.operators.openlineage import table as lake_table
 from airflow_provider_sml.refs import PerformanceRef
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class PerformanceReportOperator(ChampionOperator):
         from airflow_provider_sml.ml.monitoring.nightly import Watch, night_report
 
         version, scorer, tags = self.champion()
-        lake, table = LakeHook(self.lake).get_conn(), self.table or self.name
+        lake, table, self._used = LakeHook(self.lake).get_conn(), self.table or self.name, version
         watch = Watch(
             duration(self.label_known_after), duration(self.window), self.auc_drop, self.calibration, self.coverage,
             self.skew, self.min_rows,
@@ -94,6 +96,12 @@ class PerformanceReportOperator(ChampionOperator):
             estimated_auc=round(report["estimated"][-1]["auc"], 4) if report["estimated"] else None,
             uri=str(folder / f"{report['day']}.html"),
         )
+
+    def datasets(self, result: PerformanceRef) -> tuple[list[Data], list[Data]]:
+        """The table with the labels, the predictions and the version, and the folder of the reports."""
+        name = self.table or self.name
+        read = [lake_table(self.lake, name), lake_table(self.lake, f"{name}_predictions"), registered(self._used)]
+        return read, [Data(parent(result.uri), version=result.day)]
 
     def _tell(self, report: dict[str, Any]) -> None:
         for kind, days in (("realised", report["realised"][-1:]), ("estimated", report["estimated"][-1:])):

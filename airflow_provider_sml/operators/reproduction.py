@@ -11,6 +11,7 @@ from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.operators.base import SmlOperator, find_version
 from airflow_provider_sml.operators.clusters import Where, end_made, where
+from airflow_provider_sml.operators.openlineage import Data, drawn, registered
 from airflow_provider_sml.refs import ReproductionRef
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ReproduceModelOperator(SmlOperator):
         what = f"{version.name} version {version.version}"
         lake = LakeHook(self.lake or tags.get("lake", "")).get_conn()
         training = replace(training_of(what, bundle, tags, lake), warm_start=_base(what, registry, bundle))
+        self._used, self._drawn = version, drawn(training.sample.uri, sum(training.sample.rows.values()))
         for line in (moved := surroundings(bundle, tags)):
             self.log.warning("not as it was when %s was trained: %s", what, line)
         place = self._place = where(self.cluster or ("local" if training.workers == 1 else "processes"), context)
@@ -94,6 +96,10 @@ class ReproduceModelOperator(SmlOperator):
             log_loss_difference=found.log_loss,
             moved=[*moved, *other_device(bundle, again)],
         )
+
+    def datasets(self, result: ReproductionRef) -> tuple[list[Data], list[Data]]:
+        """The version, and the sample that it is trained on again; nothing is written."""
+        return [registered(self._used), self._drawn], []
 
     def on_kill(self) -> None:
         """End a cluster that was made for the task."""

@@ -16,7 +16,7 @@ from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.operators.base import SmlOperator, bundle_version, lineage, mover
 from airflow_provider_sml.operators.clusters import Where, end_made, where
 from airflow_provider_sml.operators.cost import Cost, costs_before
-from airflow_provider_sml.operators.openlineage import Data, parent
+from airflow_provider_sml.operators.openlineage import Data, drawn, parent, registered
 from airflow_provider_sml.operators.training_inputs import searched, start_version, training_datasets
 from airflow_provider_sml.refs import (
     EvaluationRef,
@@ -247,6 +247,14 @@ class EvaluateModelOperator(SmlOperator):
         )  # fmt: skip
         return found
 
+    def datasets(self, result: EvaluationRef) -> tuple[list[Data], list[Data]]:
+        """The model, the test rows of the sample, and the folder of the evaluations."""
+        model, sample = ModelRef.load(self.model), SampleRef.load(self.sample)
+        return (
+            [Data(parent(model.uri), version=model.model_id), drawn(sample.uri, result.rows)],
+            [Data(parent(result.uri), version=result.model_id)],
+        )
+
     def _champion(self) -> tuple[str, Bundle] | None:
         from airflow_provider_sml.ml.registry import CHAMPION
 
@@ -328,5 +336,5 @@ class RegisterModelOperator(SmlOperator):
         model = ModelRef.load(self.model)
         return (
             [Data(parent(model.uri), version=model.model_id)],
-            [Data(result.registry, f"models/{result.name}", version=result.version)],
+            [registered(result)],
         )

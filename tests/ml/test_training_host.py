@@ -5,13 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
 from xgboost.tracker import RabitTracker
 
-from airflow_provider_sml.ml.bundle import Bundle
+from airflow_provider_sml.cloud.google import GoogleClients
+from airflow_provider_sml.cloud.vertex_training import VertexTrainingJob
+from airflow_provider_sml.ml.bundle import MODEL_FILE, Bundle
 from airflow_provider_sml.ml.training.__main__ import main
 from airflow_provider_sml.ml.training.cluster import cluster
 from airflow_provider_sml.ml.training.host import PORT_VARIABLE, sagemaker_host, vertex_host
@@ -19,6 +23,7 @@ from airflow_provider_sml.ml.training.request import REQUEST_FILE, read_request,
 from airflow_provider_sml.ml.training.runner import run_rank
 from airflow_provider_sml.ml.training.trainer import Training, fit, work_of
 from airflow_provider_sml.refs import SampleRef
+from airflow_provider_sml.testing.google.vertex_containers import local_container
 from airflow_provider_sml.testing.processes import free_port
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import PARAMS
@@ -82,12 +87,46 @@ def test_two_machines_train_the_bytes_of_two_workers(shop_sample, opt_ml):
         for machine in machines:
             machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], said
+    assert Bundle.read(bases[0] / "model").model == expected_of(training)
+    assert list((bases[1] / "model").iterdir()) == [], "the first machine alone writes the model"
+
+
+def test_two_machines_of_a_job_of_vertex_ai_train_the_bytes_of_two_workers(
+    shop_sample, tmp_path, fake_google, fake_gcs_address
+):
+    """A job of two worker pools, whose containers are processes that meet on the loopback interface."""
+    if fake_gcs_address is None:
+        pytest.skip("fake-gcs-server is not built: make servers (needs Go)")
+    training = of(shop_sample, workers=2, rounds=6)
+    write_request(training, tmp_path / "request")
+    fake_google.storage.write("gs://models/there", b"")
+    command = [sys.executable, "-m", "airflow_provider_sml.ml.serving"]
+    fake_google.vertex.jobs.container = local_container(fake_google, {"train:1": command})
+    job = VertexTrainingJob(
+        name="shops", project="fake-project", region="europe-west1", image="train:1", output="gs://models/shops",
+        machines=["n1-standard-4"], count=2,
+        arguments=["train", "--request", str(tmp_path / "request"), "--store", "{}"],
+        environment={PORT_VARIABLE: str(free_port())},
+    ).connect(GoogleClients("europe-west1", AnonymousCredentials()))  # fmt: skip
+    job_id, end = job.submit(), time.monotonic() + 120
+    while (found := job.status(job_id)).message in ("QUEUED", "PENDING", "RUNNING") and time.monotonic() < end:
+        fake_google.clock.advance(60)
+        time.sleep(0.1)
+    assert found.state == "succeeded", found.message
+    made = job.result(job_id)
+    model = fake_google.storage.read(f"{made['model']}{MODEL_FILE}")
+    assert (made["count"], model) == (2, expected_of(training))
+    [kept] = fake_google.vertex.jobs.jobs.values()
+    assert list(kept.processes) == ["workerpool0-0", "workerpool1-0"]
+
+
+def expected_of(training):
+    """The model of two ranks that meet as those of one worker of a cluster do."""
     work, tracker = work_of(training, None), RabitTracker(2, "127.0.0.1", sortby="task")
     tracker.start()
-    with ThreadPoolExecutor(2) as pool:  # as the ranks of one worker of a cluster meet
+    with ThreadPoolExecutor(2) as pool:
         expected, _ = pool.map(lambda rank: run_rank(rank, work, tracker.worker_args(), 1, lambda line: None), (0, 1))
-    assert Bundle.read(bases[0] / "model").model == expected.model
-    assert list((bases[1] / "model").iterdir()) == [], "the first machine alone writes the model"
+    return expected.model
 
 
 def test_what_a_retry_cannot_mend_is_told_to_sagemaker(shop_sample, opt_ml, monkeypatch):

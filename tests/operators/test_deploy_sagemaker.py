@@ -69,19 +69,36 @@ def test_a_version_is_deployed_checked_and_made_champion(deploy, cloud, registry
     assert len(cloud.bill.running()) == 1
 
 
-def test_a_champion_is_an_approved_model_package_once(deploy, cloud, registry):
+def packages(cloud):
+    """The approval of each version's package."""
+    return {
+        package["CustomerMetadataProperties"]["version"]: package["ModelApprovalStatus"]
+        for package in cloud.sagemaker.packages.values()
+    }
+
+
+def test_a_champion_is_an_approved_model_package_once_and_one_taken_back_a_rejected_one(deploy, cloud, registry):
     group = {"model_package_group": "toys"}
     plan = deploy("1", more="plan=True", **group).results["deploy"]["calls"]
-    assert plan[-2:] == ["sagemaker:create_model_package_group", "sagemaker:create_model_package"]
+    assert plan[:2] == ["sagemaker:create_model_package_group", "sagemaker:create_model_package"]
+    assert plan[-1] == "sagemaker:update_model_package" and cloud.sagemaker.packages == {}
     for operation in ("CreateModelPackageGroup", "CreateModelPackage"):
         cloud.faults.add("drop_after", operation)
     assert deploy("1", retries=2, **group).state == "success"
     cloud.faults.add("roll_back", "UpdateEndpoint")
     assert deploy("2", **group).state == "failed"
-    [package] = cloud.sagemaker.packages.values()
-    assert package["ModelApprovalStatus"] == "Approved" and package["CustomerMetadataProperties"]["version"] == "1"
+    assert packages(cloud) == {"1": "Approved", "2": "Rejected"}
+    package, other = cloud.sagemaker.packages.values()
+    assert "serves config" in other["ApprovalDescription"]
     container = package["InferenceSpecification"]["Containers"][0]
     assert container["ModelDataUrl"] == cloud.sagemaker.models[config(cloud)]["PrimaryContainer"]["ModelDataUrl"]
+    assert deploy("2", more="deferrable=True", **group).state == "success"
+    assert packages(cloud) == {"1": "Approved", "2": "Approved"}
+    assert deploy(operator="RollbackModelOperator", **group).state == "success"
+    assert packages(cloud) == {"1": "Approved", "2": "Rejected"}
+    cloud.faults.add("roll_back", "UpdateEndpoint")
+    assert deploy("3", more="deferrable=True", **group).state == "failed"
+    assert packages(cloud)["3"] == "Rejected" and len(cloud.sagemaker.packages) == 3
 
 
 def test_deploying_again_changes_nothing(deploy, cloud, registry):

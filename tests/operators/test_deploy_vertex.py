@@ -228,6 +228,72 @@ def test_a_missing_permission_is_not_retried_and_leaves_nothing(deploy, cloud, r
     assert served(cloud) == ({"v1": 100} if operation == "UpdateEndpoint" else {})
 
 
+ALARMS = {"alarms": {"error_rate": 0.05, "latency_p95": 300}}
+
+
+def test_steps_follow_when_the_metrics_of_the_step_before_are_well(deploy, cloud, registry):
+    """What is planned is what is called then: the exact calls, gates between the steps, in their order."""
+    cloud.vertex.predictions.per_minute = 600
+    deploy("1", **ALARMS)
+    assert cloud.calls.count("ListTimeSeries") == 0  # nothing serves beside it that all could go back to
+    planned = deploy("2", more="plan=True", **ALARMS).results["deploy"]["calls"]
+    before = len(cloud.calls)
+    cloud.faults.add("throttle", "ListTimeSeries", times=2)
+    assert deploy("2", more="deferrable=True", **ALARMS).state == "success"
+    assert (champion(registry), served(cloud), splits(cloud)) == ("2", {"v2": 100}, [[50, 50], [100]])
+    called, asks = [], ("Get", "List", "RawPredict")
+    for call in cloud.calls[before:]:
+        name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call.operation)[1:]
+        if name == "list_time_series" and called[-1:] != ["monitoring:list_time_series"]:
+            called.append("monitoring:list_time_series")
+        elif not call.operation.startswith(asks):
+            called.append(f"aiplatform:{name}")
+    gates = [name for number, name in enumerate(planned) if name != planned[number - 1] or "monitoring" not in name]
+    assert called == gates
+    assert planned.count("monitoring:list_time_series") == 4  # responses and latency, at two steps
+    [asked] = {call.params["filter"] for call in cloud.calls.of("ListTimeSeries") if "response_count" in
+               call.params["filter"] and "error" not in call.params}  # fmt: skip
+    [ours] = cloud.vertex.endpoints.endpoints[f"{PARENT}/endpoints/toy"].deployed
+    assert f'metric.labels.deployed_model_id="{ours}"' in asked
+
+
+@pytest.mark.parametrize(
+    ("detail", "deferrable", "said"),
+    [
+        ({"share": 0.3}, False, "error_rate is 0.3, above 0.05"),
+        ({"latency_ms": 900}, True, "latency_p95 is 900, above 300"), (None, False, "no evidence in 0 seconds"),
+        ("denied", False, "grant monitoring.timeSeries.list"),
+    ],
+)  # fmt: skip
+def test_a_breach_and_lacking_evidence_take_the_version_back(deploy, cloud, registry, detail, deferrable, said, capfd):
+    deploy("1")
+    evidence = {"evidence_within": 0 if detail is None else 1800}
+    if detail:
+        cloud.vertex.predictions.per_minute = 600
+    if detail == "denied":
+        cloud.faults.add("denied", "ListTimeSeries")
+    elif detail:
+        cloud.faults.add("degraded", "DeployModel", **detail)
+    result = deploy("2", retries=1, more=f"deferrable={deferrable}", **ALARMS, **evidence)
+    assert result.state == "failed"
+    assert said in capfd.readouterr().out
+    assert (champion(registry), served(cloud), splits(cloud)) == ("1", {"v1": 100}, [[100]])
+    assert (left(cloud), labels(cloud)) == ((["v1"], 1), {})
+    assert cloud.calls.count("DeployModel") == 2
+
+
+def test_google_s_own_xgboost_image_serves_the_booster_and_passes_parity(deploy, cloud, registry):
+    google = {"image": "europe-docker.pkg.dev/vertex-ai/prediction/xgboost-cpu.3-1:latest", "container": "xgboost"}
+    result = deploy("1", **google)
+    assert (result.state, result.results["deploy"]["parity_rows"]) == ("success", 30)
+    [model] = cloud.vertex.models.models.values()
+    message = model.versions[1].message
+    assert message.artifact_uri.endswith("/toy1/xgboost") and not message.container_spec.args
+    assert cloud.storage.read(f"{message.artifact_uri}/model.bst")
+    assert deploy("2", mode="ab", percent=20, **google).results["deploy"]["parity_rows"] == 30
+    assert (champion(registry), served(cloud)) == ("1", {"v1": 80, "v2": 20})
+
+
 def test_spot_machines_have_a_floor_on_demand_beside_them(deploy, cloud, registry):
     deploy("1")
     settings = {"spot": True, "floor": {"replicas": 1, "percent": 25}, "min_replicas": 2, "max_replicas": 4}
@@ -370,7 +436,11 @@ def _raise(self, outcome, now):
         ({"artifacts": "s3://x"}, "Cloud Storage"), ({"region": ""}, "europe-west1"), ({"machin": "x"}, "machine"),
         ({"steps": [50, 10, 100]}, "rising"), ({"floor": {"replicas": 1, "percent": 5}}, "floor: with spot"),
         ({"min_replicas": 0}, "1 or more"), ({"logging": {"table": "x"}}, "bq://"),
-        ({"machine": {"type": "n1-standard-4", "gpus": 1}}, "gpus"),
+        ({"machine": {"type": "n1-standard-4", "gpus": 1}}, "gpus"), ({"alarms": {"errors": 1}}, "error_rate"),
+        ({"alarms": {"error_rate": "1%"}}, "limits"), ({"min_requests": 0}, "min_requests"),
+        ({"container": "xgbost"}, "container"),
+        ({"image": "us-docker.pkg.dev/vertex-ai/prediction/xgboost-cpu.3-1:latest"}, "container: xgboost"),
+        ({"image": "us-docker.pkg.dev/vertex-ai/prediction/xgboost-cpu.2-1:latest", "container": "xgboost"}, "3.1"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(settings, said):
@@ -396,6 +466,7 @@ def test_the_plan_shows_the_calls_and_changes_nothing(deploy, cloud, registry, c
     assert result.state == "success"
     assert result.results["deploy"]["calls"] == [
         "aiplatform:upload_model", "aiplatform:create_endpoint", "aiplatform:deploy_model", "aiplatform:deploy_model",
+        "aiplatform:update_endpoint", "aiplatform:merge_version_aliases",
     ]  # fmt: skip
     assert result.results["deploy"]["cost"] == "0.1533 USD per hour while it serves"
     assert all(call.operation.startswith("Get") for call in cloud.calls)

@@ -78,12 +78,29 @@ def test_an_endpoint_is_deleted_with_all_that_costs(run, cloud, endpoint, operat
     assert cloud.bill.running() == []
     assert cloud.autoscaling.targets == {}
     assert cloud.sagemaker.endpoints == {}
-    if operation is None:
-        assert not any("-v2-" in name for name in (*cloud.sagemaker.configs, *cloud.sagemaker.models))
+    assert (cloud.sagemaker.configs, cloud.sagemaker.models) == ({}, {})
 
 
 def test_deleting_what_is_gone_is_well(run, cloud):
     assert run(DELETE).state == "success"
+
+
+def test_what_an_endpoint_that_is_gone_has_left_is_found_and_deleted(run, cloud, endpoint):
+    """As after a try that was killed once the endpoint was gone. What another endpoint of such a name has stays."""
+    other = SageMakerRollout(name="churn-vip", version="1", spec=SPEC).connect(AwsHookClients("aws_default"))
+    cloud.client("sagemaker").create_model(
+        ModelName="churn-v9-by-hand", PrimaryContainer={"Image": SPEC["image"]}, ExecutionRoleArn=SPEC["role"]
+    )
+    other.submit()
+    cloud.client("sagemaker").delete_endpoint(EndpointName="churn")
+    cloud.clock.advance(100)
+    made = [f"sagemaker:{name}" for name in ["delete_endpoint_config"] * 2 + ["delete_model"] * 2]
+    assert run(DELETE.replace("poll_interval=0.01", "plan=True")).results["delete"]["calls"] == made
+    cloud.faults.add("drop_after", "DeleteModel")
+    result = run(DELETE, retries=1)
+    assert result.state == "success" and len(result.results["delete"]["deleted"]) >= 2
+    assert [name.partition("-v1-")[0] for name in cloud.sagemaker.configs] == ["churn-vip"]
+    assert sorted(name.rpartition("-")[0] for name in cloud.sagemaker.models) == ["churn-v9-by", "churn-vip-v1"]
 
 
 def test_plans_show_the_calls_and_change_nothing(run, cloud, endpoint, capfd):
@@ -101,9 +118,9 @@ def test_plans_show_the_calls_and_change_nothing(run, cloud, endpoint, capfd):
     calls = planned(DELETE)
     assert calls[0] == calls[1] == "application-autoscaling:deregister_scalable_target"
     assert calls[2:] == [
-        f"sagemaker:{name}" for name in ("delete_endpoint", "delete_endpoint_config", *["delete_model"] * 2)
+        f"sagemaker:{name}" for name in ("delete_endpoint", *["delete_endpoint_config"] * 2, *["delete_model"] * 2)
     ]
-    assert all(call.operation.startswith("Describe") for call in cloud.calls[before:])
+    assert all(call.operation.startswith(("Describe", "List")) for call in cloud.calls[before:])
 
 
 SENSOR = "EndpointSensor(task_id='wait', endpoint='churn', version={version!r}, poke_interval=0.01, timeout={timeout})"
@@ -177,7 +194,8 @@ def test_traffic_plan_sensor_and_removal_on_vertex(run_on_vertex, google):
         assert run_on_vertex(sensor.format(version=version)).state == "success"
     delete = f"DeleteEndpointOperator({common}, poll_interval=0.01)"
     assert run_on_vertex(delete.replace("poll_interval=0.01", "plan=True")).results["t"]["calls"] == [
-        f"aiplatform:{name}" for name in ["undeploy_model"] * 2 + ["delete_endpoint"] + ["delete_model_version"] * 2
+        f"aiplatform:{name}"
+        for name in ["update_endpoint"] + ["undeploy_model"] * 2 + ["delete_endpoint"] + ["delete_model_version"] * 2
     ]
     google.faults.add("drop_after", "UndeployModel")
     result = run_on_vertex(delete, retries=1)
@@ -185,3 +203,23 @@ def test_traffic_plan_sensor_and_removal_on_vertex(run_on_vertex, google):
     assert (google.vertex.endpoints.endpoints, google.vertex.models.models, google.bill.running()) == ({}, {}, [])
     assert run_on_vertex(delete).state == "success"
     assert run_on_vertex(delete.replace("region='europe-west1'", "region=''"), retries=2).state == "failed"
+
+
+def test_versions_of_an_endpoint_on_vertex_that_is_gone_are_found_and_deleted(run_on_vertex, google):
+    """Those that another endpoint serves, and those of nobody, stay."""
+    from google.cloud import aiplatform_v1
+
+    endpoints, models = google.vertex.endpoints, google.vertex.models
+    [endpoint] = endpoints.endpoints.values()
+    for key in list(endpoint.deployed):
+        endpoint.deployed.pop(key).closed = google.clock.now()
+    endpoints.endpoints.clear()
+    [model] = models.models.values()
+    stranger = aiplatform_v1.Model(display_name="churn", artifact_uri="gs://models/churn")
+    models.upload_model(aiplatform_v1.UploadModelRequest(parent=model.name.rpartition("/models/")[0], model=stranger,
+                                                         parent_model=model.name))  # fmt: skip
+    google.clock.advance(100)
+    delete = f"DeleteEndpointOperator(task_id='t', endpoint='churn', {ON_VERTEX}, poll_interval=0.01)"
+    result = run_on_vertex(delete)
+    assert result.results["t"]["deleted"] == ["churn", "churn@1", "churn@2"]
+    assert list(model.versions) == [3]

@@ -12,16 +12,26 @@ from airflow_provider_sml.ml import storage
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.lake import RollbackTableOperator
-from airflow_provider_sml.operators.monitoring import ScorePartitionsOperator
-from airflow_provider_sml.operators.openlineage import Data
+from airflow_provider_sml.operators.monitoring import DriftReportOperator, ScorePartitionsOperator
+from airflow_provider_sml.operators.openlineage import Data, drawn
+from airflow_provider_sml.operators.performance import PerformanceReportOperator
+from airflow_provider_sml.operators.reproduction import ReproduceModelOperator
 from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
 from airflow_provider_sml.operators.sampling import SampleOperator
-from airflow_provider_sml.operators.training import RegisterModelOperator, TrainXGBoostOperator
+from airflow_provider_sml.operators.training import (
+    EvaluateModelOperator,
+    RegisterModelOperator,
+    TrainXGBoostOperator,
+)
 from airflow_provider_sml.operators.vertex import VertexTrainOperator
 from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.refs import (
+    EvaluationRef,
     ModelRef,
     ModelVersionRef,
+    PerformanceRef,
+    ReportRef,
+    ReproductionRef,
     SampleRef,
     SnapshotRef,
     StagedRef,
@@ -170,7 +180,60 @@ def test_a_task_that_failed_or_moves_no_data_tells_nothing(told):
 
     failed = PublishPartitionsOperator(task_id="t", staged="nothing", dataset={})
     assert DefaultExtractor(failed).extract_on_failure(SimpleNamespace()) is None
-    assert told(DeployModelOperator(task_id="t", name="orders"), {"an": "endpoint"}) == ([], [])
+    assert told(DeployModelOperator(task_id="t", name="orders"), {"a": "plan"}) == ([], [])
+
+
+def test_an_evaluation_reads_the_model_and_the_test_rows(told):
+    operator = EvaluateModelOperator(task_id="t", model=MODEL, sample=SAMPLE)
+    found = EvaluationRef("/home/reports/orders/evaluation/m1", "m1", 1, 0.7, 0.6, 0.8, None, 0.01)
+    assert told(operator, found) == (
+        [("file", "/lake/models/orders", None, "m1"), ("file", "/lake/samples/orders", 1, "s1")],
+        [("file", "/home/reports/orders/evaluation", None, "m1")],
+    )
+
+
+def test_reports_of_a_night_read_the_table_and_the_version(told):
+    read = [("file", "/lake/lake/orders", 9, None), ("https://mlflow.example.com", "models/orders", None, "2")]
+    drift = DriftReportOperator(task_id="t", name="orders", lake="/lake")
+    drift._used, drift._drawn = VERSION, "/lake/samples/orders/s1"
+    night = ReportRef("orders", "2026-03-01", "quiet", 0.0, [], 9, "/home/reports/orders/nights/2026-03-01.html")
+    assert told(drift, night) == (
+        [*read, ("file", "/lake/samples/orders", None, "s1")],
+        [("file", "/home/reports/orders/nights", None, "2026-03-01")],
+    )
+    performance = PerformanceReportOperator(task_id="t", name="orders", lake="/lake")
+    performance._used = VERSION
+    found = PerformanceRef("orders", "2026-03-01", [], None, None, None, "/home/performance/2026-03-01.html")
+    assert told(performance, found) == (
+        [("file", "/lake/lake/orders", None, None), ("file", "/lake/lake/orders_predictions", None, None), read[1]],
+        [("file", "/home/performance", None, "2026-03-01")],
+    )
+
+
+def test_a_reproduction_reads_the_version_and_its_sample(told):
+    operator = ReproduceModelOperator(task_id="t", name="orders")
+    operator._used, operator._drawn = VERSION, drawn(SAMPLE.uri, 8)
+    found = ReproductionRef("orders", "2", True, "d", 3, 1, 0.0, None, 0.0, [])
+    assert told(operator, found) == (
+        [("https://mlflow.example.com", "models/orders", None, "2"), ("file", "/lake/samples/orders", 8, "s1")], []
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "url", "namespace", "name"),
+    [
+        ("local", "http://127.0.0.1:8500/invocations", "http://127.0.0.1:8500", "invocations"),
+        ("sagemaker", "sagemaker://orders", "sagemaker://endpoints", "orders"),
+        ("vertex", "vertex://projects/p/locations/l/endpoints/orders", "vertex://projects",
+         "p/locations/l/endpoints/orders"),
+    ],
+)  # fmt: skip
+def test_a_deployment_brings_the_version_to_its_endpoint(told, target, url, namespace, name):
+    operator = DeployModelOperator(task_id="t", name="orders", target=target)
+    endpoint = operator._ref(VERSION, url, 9)
+    assert told(operator, endpoint) == (
+        [("https://mlflow.example.com", "models/orders", None, "2")], [(namespace, name, None, "2")],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

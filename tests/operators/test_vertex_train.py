@@ -288,6 +288,27 @@ def test_what_cannot_be_right_is_named(adapter, google, changes, said):
     assert google.calls == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "accelerator", "topology", "strategy"),
+    [
+        ({"machines": [{"type": "ct5lp-hightpu-4t", "tpu_topology": "2x2"}]}, "", "2x2", "STANDARD"),
+        ({"machines": [{"type": "g2-standard-8", "accelerator": "NVIDIA_L4"}], "strategy": "flex-start",
+          "max_wait": 7200}, "NVIDIA_L4", "", "FLEX_START"),
+    ],
+)  # fmt: skip
+def test_tpus_gpus_and_the_queue_for_them_reach_the_job(
+    adapter, google, jobs, changes, accelerator, topology, strategy
+):
+    made = adapter(**changes)
+    job_id = made.submit()
+    [job] = jobs.values()
+    machine = job.spec.worker_pool_specs[0].machine_spec
+    assert (machine.tpu_topology, job.spec.scheduling.strategy.name) == (topology, strategy)
+    assert machine.accelerator_type.name == (accelerator or "ACCELERATOR_TYPE_UNSPECIFIED")
+    google.clock.advance(5000)
+    assert made.status(job_id).state == "succeeded"
+
+
 def test_secrets_are_refused(adapter, google):
     with pytest.raises(ConfigurationError, match="secrets"):
         adapter().submit({"TOKEN": "hunter2"})

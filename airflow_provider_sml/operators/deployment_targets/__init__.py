@@ -76,6 +76,12 @@ class Target(Protocol):
         :param result: of the roll-out.
         """
 
+    def rejected(self, reason: str) -> None:
+        """Note in the target's own registry, where it has one, that the version was taken back. A repeat is well.
+
+        :param reason: in words.
+        """
+
     def undo(self, result: Mapping[str, Any]) -> str:
         """Take a roll-out back that ended well; tells what became of the endpoint.
 

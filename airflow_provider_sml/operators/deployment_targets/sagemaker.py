@@ -12,14 +12,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_sml.cloud.sagemaker_endpoint import SageMakerRollout
-from airflow_provider_sml.cloud.sagemaker_packages import ModelPackage
+from airflow_provider_sml.cloud.sagemaker_packages import APPROVED, ModelPackage
 from airflow_provider_sml.cloud.sagemaker_spec import CHALLENGER, EndpointSpec
 from airflow_provider_sml.cloud.source_archive import pack, pack_files
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected
 from airflow_provider_sml.operators.deployment_targets import Deployment
 
-_RUNTIME = "sagemaker-runtime"
+_RUNTIME, _CHAMPION = "sagemaker-runtime", "it is the champion"
 #: Settings that are the target's own; all others are those of ``EndpointSpec``.
 _OWN = ("aws_conn_id", "region", "artifacts", "prices", "model_package_group")
 
@@ -28,9 +28,9 @@ class SageMakerTarget:
     """Deploys to SageMaker.
 
     Settings: ``artifacts`` (S3 folder of the models), ``aws_conn_id``, ``region``, ``prices``,
-    ``model_package_group`` (a group of SageMaker's model registry, in which the version is registered and approved when
-    it has become the champion), and those of ``cloud.sagemaker_spec.EndpointSpec``. An asynchronous endpoint is asked
-    through S3, below its output folder.
+    ``model_package_group`` (a group of SageMaker's model registry, in which the version is registered, approved when it
+    has become the champion, and rejected when it was taken back), and those of
+    ``cloud.sagemaker_spec.EndpointSpec``. An asynchronous endpoint is asked through S3, below its output folder.
 
     :param deployment: what is deployed.
     """
@@ -86,6 +86,8 @@ class SageMakerTarget:
         locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": what.kms_key} if what.kms_key else {}
         key = place.path.lstrip("/")
         self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=packed, **locked)
+        if self._package:
+            self._package.propose(self._rollout)
 
     def rollout(self) -> SageMakerRollout:
         """The roll-out."""
@@ -94,8 +96,10 @@ class SageMakerTarget:
     def plan(self) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
         """The exact calls, and the cost per hour."""
         current = self._rollout.endpoint()
-        calls = self._rollout.calls(current) + self._rollout.scaling_calls(self._rollout.config(current))
-        calls += self._package.calls(self._rollout.aws_tags()) if self._package and self.replaces else []
+        calls = self._package.calls(self._rollout.aws_tags()) if self._package else []
+        calls += self._rollout.calls(current) + self._rollout.scaling_calls(self._rollout.config(current))
+        if self._package and self.replaces:
+            calls.append(self._package.decision("of that model package", APPROVED, _CHAMPION))
         cost = self._rollout.hourly_cost()
         by_use = "by use: it is serverless" if self._rollout.what.serverless else "unknown: no price for the machine"
         return calls, by_use if cost is None else f"{cost:,.4f} USD per hour while it serves"
@@ -138,12 +142,17 @@ class SageMakerTarget:
         return csv_request(Bundle.read(self.deployment.bundle), rows), CONTENT
 
     def complete(self, result: Mapping[str, Any]) -> None:
-        """Register the version in SageMaker's own registry, where that is wanted.
+        """Approve the version in SageMaker's own registry, where that is wanted.
 
         Nothing else: SageMaker has ended the old machines, and the old configuration is the way back.
         """
         if self._package:
-            self._package.register(self._rollout)
+            self._package.approve(self._rollout, _CHAMPION)
+
+    def rejected(self, reason: str) -> None:
+        """Reject the version in SageMaker's own registry, where it is."""
+        if self._package:
+            self._package.reject(self._rollout, reason)
 
     @property
     def _package(self) -> ModelPackage | None:

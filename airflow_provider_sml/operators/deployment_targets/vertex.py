@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_provider_sml.cloud.google import CALL_SECONDS
 from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
+from airflow_provider_sml.cloud.vertex_plan import planned
 from airflow_provider_sml.cloud.vertex_spec import VertexSpec
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected, google_project
@@ -76,12 +77,19 @@ class VertexTarget:
     @property
     def _place(self) -> str:
         base = str(self.deployment.settings["artifacts"]).rstrip("/")
-        return f"{base}/{self.deployment.model}/{self.deployment.model_id}"
+        kind = "/xgboost" if self.deployment.settings.get("container") == "xgboost" else ""
+        return f"{base}/{self.deployment.model}/{self.deployment.model_id}{kind}"
 
     def upload(self, bundle: Path) -> None:
-        """Put the bundle to Cloud Storage; its folder names its content, so what is there stays."""
-        for file in sorted(path for path in bundle.iterdir() if path.is_file()):
-            self._rollout.keep(f"{self._place}/{file.name}", file.read_bytes(), self._rollout.what.kms_key)
+        """Put the model to Cloud Storage; its folder names its content, so what is there stays."""
+        from airflow_provider_sml.ml.bundle import Bundle
+        from airflow_provider_sml.ml.serving.xgboost_container import VERTEX_MODEL_FILE, nameless_booster_of
+
+        files = {path.name: path.read_bytes() for path in sorted(bundle.iterdir()) if path.is_file()}
+        if self._rollout.what.container == "xgboost":
+            files = {VERTEX_MODEL_FILE: nameless_booster_of(Bundle.read(bundle))}
+        for name, content in files.items():
+            self._rollout.keep(f"{self._place}/{name}", content, self._rollout.what.kms_key)
 
     def rollout(self) -> VertexRollout:
         """The roll-out."""
@@ -91,7 +99,7 @@ class VertexTarget:
         """The exact calls, and the cost per hour."""
         cost = self._rollout.what.hourly_cost(self._rollout.prices)
         told = "unknown: no price for the machine" if cost is None else f"{cost:,.4f} USD per hour while it serves"
-        return self._rollout.calls(self._rollout.endpoint()), told
+        return planned(self._rollout, self._rollout.endpoint()), told
 
     def address(self) -> str:
         """The endpoint's full name as Vertex AI's prediction service takes it."""
@@ -103,12 +111,22 @@ class VertexTarget:
 
         if not self.replaces:
             return self._of_ours(rows)
-        body = {"data": json.dumps({"instances": rows}).encode(), "content_type": "application/json"}
+        question = json.dumps({"instances": self._instances(rows)}).encode()
+        body = {"data": question, "content_type": "application/json"}
         try:
             answer = self._rollout.call("predictions", "raw_predict", endpoint=self._rollout.path, http_body=body)
         except SmlError as error:
             raise DeploymentError(f"{self.address()} refuses stored rows", found=str(error)) from error
         return predictions(self.address(), answer.data, len(rows))
+
+    def _instances(self, rows: list[dict[str, Any]]) -> list[Any]:
+        """The rows as the container takes them: raw columns, or lists of features."""
+        if self._rollout.what.container == "ours":
+            return list(rows)
+        from airflow_provider_sml.ml.bundle import Bundle
+        from airflow_provider_sml.ml.serving.xgboost_container import list_request
+
+        return list_request(Bundle.read(self.deployment.bundle), rows)
 
     def _of_ours(self, rows: list[dict[str, Any]]) -> list[float]:
         """Ask until the new version answers: Vertex AI chooses by the traffic, and tells who did."""
@@ -117,7 +135,7 @@ class VertexTarget:
 
         ours = {part.id for part in self._rollout.parts}
         request = aiplatform_v1.PredictRequest(endpoint=self._rollout.path)
-        values = [json_format.ParseDict(row, struct_pb2.Value()) for row in rows]
+        values = [json_format.ParseDict(row, struct_pb2.Value()) for row in self._instances(rows)]
         aiplatform_v1.PredictRequest.pb(request).instances.extend(values)
         question = lambda client: client.predict(request, timeout=CALL_SECONDS, retry=None)  # noqa: E731
         for _ in range(_MOST_QUESTIONS):
@@ -135,6 +153,9 @@ class VertexTarget:
     def complete(self, result: Mapping[str, Any]) -> None:
         """Undeploy what served before, and move the aliases of the Vertex AI model."""
         self._rollout.complete()
+
+    def rejected(self, reason: str) -> None:
+        """Nothing: Vertex AI's registry knows no approval, and the version is deleted."""
 
     def undo(self, result: Mapping[str, Any]) -> str:
         """Take the roll-out back."""

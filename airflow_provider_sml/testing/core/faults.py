@@ -28,6 +28,7 @@ RESOURCE_FAULTS = {
     "interrupt": "its spot machines are taken away `count` times (default 1)",
     "roll_back": "the roll-out is rolled back; `reason` is what the service says (default: nothing)",
     "fail": "it fails; `reason` is what the service says",
+    "degraded": "it serves, but answers a `share` of its requests (default 0) with 500, after `latency_ms` each (20)",
 }
 KINDS = CALL_FAULTS | RESOURCE_FAULTS
 

@@ -14,6 +14,7 @@ from airflow_provider_sml.testing.google.storage import Objects
 from airflow_provider_sml.testing.google.tls import certificate
 
 if TYPE_CHECKING:
+    from airflow_provider_sml.testing.google.monitoring import Monitoring
     from airflow_provider_sml.testing.google.vertex import Vertex
 
 
@@ -43,6 +44,7 @@ class FakeGoogle(FakeCloud):
         self.storage = Objects(gcs, project) if gcs else None
         self._making = threading.Lock()
         self._vertex: Vertex | None = None
+        self._monitoring: Monitoring | None = None
         self.operations = Operations(self)
         self.dataproc = Dataproc(self)
         self.services = {"dataproc": self.dataproc, "operations": self.operations}
@@ -60,9 +62,20 @@ class FakeGoogle(FakeCloud):
                 self.services = {**self.services, **self._vertex.services}
             return self._vertex
 
+    @property
+    def monitoring(self) -> Monitoring:
+        """Cloud Monitoring, made when it is first asked for, because its library takes a second to import."""
+        with self._making:
+            if self._monitoring is None:
+                from airflow_provider_sml.testing.google.monitoring import Monitoring
+
+                self._monitoring = Monitoring(self)
+                self.services = {**self.services, "monitoring": self._monitoring}
+            return self._monitoring
+
     def behaviours(self) -> list[Behaviour]:
         """What the fake does, and where that is known from."""
-        assert self.vertex
+        assert self.vertex and self.monitoring
         return super().behaviours()
 
     def environment(self) -> dict[str, str]:

@@ -57,6 +57,8 @@ class Server(grpc.GenericRpcHandler):
         _, service, name = handler_call_details.method.split("/")
         if service.startswith("google.cloud.aiplatform."):
             assert self._cloud.vertex  # its services are known once it is made
+        if service.startswith("google.monitoring."):
+            assert self._cloud.monitoring
         for answers in self._cloud.services.values():
             method = methods(answers.TRANSPORT).get(service, {}).get(name)
             if method is not None:

@@ -1,12 +1,14 @@
 """Containers of the fake Vertex AI as processes of this machine: training programs, and our own scoring server.
 
 There are no images: a training image is a command that the test names, and every scoring image is
-``airflow_provider_sml.ml.serving``, which fetches the model from AIP_STORAGE_URI as it does on Vertex AI.
+``airflow_provider_sml.ml.serving``, which fetches the model from AIP_STORAGE_URI as it does on Vertex AI; but for
+Google's own XGBoost images, which are what their predictor does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.testing.processes import free_port
 from airflow_provider_sml.testing.scoring import ScoringProcess, container_environment
+
+#: Of the names of Google's own XGBoost images.
+PREBUILT = "/vertex-ai/prediction/xgboost-"
 
 if TYPE_CHECKING:
     from airflow_provider_sml.testing.google.cloud import FakeGoogle
@@ -32,7 +37,8 @@ def local_container(
     """
 
     def start(job: FakeJob, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        spec = job.spec.worker_pool_specs[0].container_spec
+        pool = json.loads(environment["CLUSTER_SPEC"])["task"]["type"]
+        spec = job.spec.worker_pool_specs[int(pool.removeprefix("workerpool"))].container_spec
         command = [*(spec.command or images[spec.image_uri]), *spec.args]
         return subprocess.Popen(
             command, env=_environment(cloud) | environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -62,6 +68,8 @@ def scoring_process(cloud: FakeGoogle, model: Any, within: float = 60.0) -> Scor
     :param within: seconds until it must answer.
     :raises RuntimeError: with what it printed, when it does not.
     """
+    if PREBUILT in model.container_spec.image_uri:
+        return prebuilt_xgboost(cloud, model)
     spec, port = model.container_spec, free_port()
     routes = spec.predict_route or "/predict", spec.health_route or "/health"
     given = {
@@ -84,6 +92,8 @@ def scoring_app(cloud: FakeGoogle, model: Any) -> Scoring:
     from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE, Bundle
     from airflow_provider_sml.ml.serving.server import create_app
 
+    if PREBUILT in model.container_spec.image_uri:
+        return prebuilt_xgboost(cloud, model)
     assert cloud.storage is not None, "give the fake a server of Cloud Storage: FakeGoogle(gcs=...)"
     with tempfile.TemporaryDirectory() as folder:
         for name in (BUNDLE_FILE, MODEL_FILE):
@@ -91,6 +101,31 @@ def scoring_app(cloud: FakeGoogle, model: Any) -> Scoring:
         bundle = Bundle.read(Path(folder))
     app = create_app(bundle, version=bundle.model_id, environ={})
     return Scoring(lambda body, kind: asyncio.run(_ask(app, body, kind)), lambda: None)
+
+
+def prebuilt_xgboost(cloud: FakeGoogle, model: Any) -> Scoring:
+    """What Google's XGBoost image does, in this process: ``google.cloud.aiplatform.prediction.xgboost.predictor``.
+
+    :param cloud: the project.
+    :param model: the version, a message of the API.
+    :raises Exception: when there is no model.bst at its artifact_uri, or XGBoost cannot read it.
+    """
+    import xgboost
+
+    assert cloud.storage is not None, "give the fake a server of Cloud Storage: FakeGoogle(gcs=...)"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.bst"
+        file.write_bytes(cloud.storage.read(f"{model.artifact_uri.rstrip('/')}/{file.name}"))
+        booster = xgboost.Booster({"nthread": 1}, model_file=str(file))
+
+    def answer(body: bytes, kind: str) -> tuple[int, bytes, str]:
+        try:
+            scores = booster.predict(xgboost.DMatrix(json.loads(body)["instances"])).tolist()
+        except Exception as error:
+            return 500, json.dumps({"error": str(error)}).encode(), "application/json"
+        return 200, json.dumps({"predictions": scores}).encode(), "application/json"
+
+    return Scoring(answer, lambda: None)
 
 
 def _environment(cloud: FakeGoogle) -> dict[str, str]:

@@ -42,6 +42,8 @@ class Deployed:
     :param opened: seconds since the epoch from which it costs.
     :param closed: until which it does.
     :param down: until which its spot machines are away.
+    :param errors: share of its requests that it answers with 500.
+    :param latency_ms: how long it takes for an answer; None for as long as it takes.
     """
 
     message: aiplatform_v1.DeployedModel
@@ -51,6 +53,8 @@ class Deployed:
     opened: float
     closed: float = inf
     down: float = -inf
+    errors: float = 0.0
+    latency_ms: float | None = None
 
 
 @dataclass
@@ -171,6 +175,7 @@ class Endpoints:
                 raise invalid(f"update_mask: {path} cannot be updated")
             if path == "traffic_split":
                 rules.check_split(given.traffic_split, list(endpoint.deployed))
+                self.cloud.vertex.predictions.settle()  # what came by now came by the old split
                 endpoint.traffic = {key: share for key, share in given.traffic_split.items() if share}
             else:
                 setattr(endpoint.message, path, getattr(given, path))
@@ -201,6 +206,9 @@ class Endpoints:
         message.model, message.model_version_id = model.name, str(version.number)
         message.display_name = message.display_name or version.message.display_name
         wrong, slow = self._fault(request.endpoint), self._slow(request.endpoint)
+        short_name = request.endpoint.rpartition("/")[2]
+        worse = self.cloud.faults.take(["degraded"], "DeployModel", short_name)
+        detail = {"share": 0.0, "latency_ms": 20.0} | (worse.detail if worse else {})
 
         def apply() -> Outcome:
             if wrong is not None:
@@ -213,7 +221,10 @@ class Endpoints:
                 said = f"Model server exited unexpectedly. Model server logs can be found at {_logs(request.endpoint)}"
                 return Outcome(code=9, message=f"{said} ({str(error)[-500:]})")
             deployed = Deployed(message, model.name, version.number, scoring, self.cloud.clock.now())
+            if worse:
+                deployed.errors, deployed.latency_ms = float(detail["share"]), float(detail["latency_ms"])
             endpoint.deployed[message.id] = deployed
+            self.cloud.vertex.predictions.settle()
             if split:
                 given = {message.id if key == "0" else key: share for key, share in split.items() if share}
                 endpoint.traffic = {key: share for key, share in given.items() if key in endpoint.deployed}

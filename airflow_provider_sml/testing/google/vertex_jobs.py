@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.cloud import aiplatform_v1
@@ -34,7 +35,7 @@ FINAL = ("SUCCEEDED", "FAILED", "CANCELLED")
 _STOCKOUT = (
     "Resources are insufficient in region: {region}. Please try a different region or use a different accelerator."
 )
-_EXIT = "The replica workerpool0-0 exited with a non-zero status of {code}. Termination reason: Error. \n{log}"
+_EXIT = "The replica {replica} exited with a non-zero status of {code}. Termination reason: Error. \n{log}"
 _LOG_TAIL = 2000
 
 
@@ -47,8 +48,8 @@ class FakeJob:
     :param timeline: of its state, without ``JOB_STATE_``; the messages are its error.
     :param code: of its error: number of ``google.rpc.Code``.
     :param preemptions: how often a container that really runs is still to lose its machine.
-    :param attempts: how often that container was started.
-    :param process: the container while it runs.
+    :param attempts: how often its containers were started.
+    :param processes: the containers while they run, by the name of their replica.
     """
 
     message: aiplatform_v1.CustomJob
@@ -57,7 +58,7 @@ class FakeJob:
     code: int = 0
     preemptions: int = 0
     attempts: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def spec(self) -> aiplatform_v1.CustomJobSpec:
@@ -111,6 +112,11 @@ class CustomJobs:
                   "the service restarts workers for errors that it takes to pass; which these are is not stated"),
         Behaviour("vertex", "Past scheduling.timeout (7 days when not given) a job is FAILED with code 4.", ASSUMED,
                   "the limit is documented, its end is not"),
+        Behaviour("vertex", "CLUSTER_SPEC tells each container of the worker pools and of its own place among them.",
+                  DOCUMENTED, "https://cloud.google.com/vertex-ai/docs/training/distributed-training"),
+        Behaviour("vertex", "A replica that fails ends the job and all of its replicas; one that is preempted lets all "
+                  "of them start again.", ASSUMED, "the latter is restart_job_on_worker_restart; without it the "
+                  "preempted one starts again alone, which a training that meets cannot use"),
         Behaviour("vertex", "The first worker pool has exactly one replica.", DOCUMENTED,
                   "https://cloud.google.com/vertex-ai/docs/training/distributed-training"),
         Behaviour("vertex", "Spot TPU pods are refused.", DOCUMENTED, _SPOT),
@@ -134,7 +140,8 @@ class CustomJobs:
     def close(self) -> None:
         """End the containers."""
         for job in self.jobs.values():
-            _end(job)
+            for process in job.processes.values():
+                _end(process)
 
     # --- the methods ----------------------------------------------------------------------------------------------
 
@@ -172,7 +179,8 @@ class CustomJobs:
         if state != "CANCELLING":
             job.code = 1
             job.timeline.change(now, [("CANCELLING", 30, ""), ("CANCELLED", 0, "CANCELED")])
-            _end(job)
+            for process in job.processes.values():
+                process.terminate()
         return empty_pb2.Empty()
 
     def delete_custom_job(self, request: aiplatform_v1.DeleteCustomJobRequest) -> operations_pb2.Operation:
@@ -229,7 +237,11 @@ class CustomJobs:
             return [*steps, ("RUNNING", 0, "")]
         if fail := faults.take(["fail"], "CreateCustomJob", name):
             job.code = 3
-            said = str(fail.detail.get("reason", _EXIT.format(code=1, log="ValueError: no such column")))
+            said = str(
+                fail.detail.get(
+                    "reason", _EXIT.format(replica="workerpool0-0", code=1, log="ValueError: no such column")
+                )
+            )
             return [*steps, ("RUNNING", self.training_seconds / 2, ""), ("FAILED", 0, said)]
         steps += self._train(job, times)
         return self._in_time(job, steps)
@@ -265,33 +277,44 @@ class CustomJobs:
         return ("STOCKOUT: " if job.spot else "") + _STOCKOUT.format(region=job.region)
 
     def _work(self, job: FakeJob) -> None:
-        """Run the container of a job for real once it is RUNNING; the job ends when the container does."""
+        """Run the containers of a job for real once it is RUNNING; the job ends when they do."""
         start, now = self.container, self.cloud.clock.now()
-        if start is None or job.process is not None or job.timeline.at(now).state != "RUNNING":
+        if start is None or job.processes or job.timeline.at(now).state != "RUNNING":
             return
         job.attempts += 1
-        process = job.process = start(job, environment(job))
-        threading.Thread(target=self._watch, args=(job, process), daemon=True).start()
+        job.processes = {f"{pool}-{index}": start(job, environment(job, pool, index)) for pool, index in replicas(job)}
+        threading.Thread(target=self._watch, args=(job, dict(job.processes)), daemon=True).start()
 
-    def _watch(self, job: FakeJob, process: subprocess.Popen[bytes]) -> None:
-        """Wait for a container, or take its machine away."""
-        began, log = time.monotonic(), None
-        while log is None:
-            with suppress(subprocess.TimeoutExpired):
-                log = process.communicate(timeout=0.05)[0] or b""
-            if log is None and job.preemptions and self.preempt_when(job, time.monotonic() - began):
+    def _watch(self, job: FakeJob, processes: dict[str, subprocess.Popen[bytes]]) -> None:
+        """Wait for the containers, or take their machines away; the first failure ends all."""
+        began, logs, failed = time.monotonic(), dict[str, bytes](), ""
+
+        def read(name: str) -> None:
+            logs[name] = processes[name].communicate()[0] or b""
+
+        readers = [threading.Thread(target=read, args=(name,), daemon=True) for name in processes]
+        for reader in readers:
+            reader.start()
+        while any(reader.is_alive() for reader in readers):
+            readers[0].join(0.05)
+            time.sleep(0.01)
+            running = any(process.poll() is None for process in processes.values())
+            failed = failed or next((name for name, one in processes.items() if one.poll()), "")
+            lost = running and not failed and job.preemptions and self.preempt_when(job, time.monotonic() - began)
+            if failed or lost:
+                for process in processes.values():
+                    _end(process)
+            if lost:
                 job.preemptions -= 1
-                process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.communicate(timeout=10)
-                process.kill()
                 self._preempted(job)
                 return
-        now, code = self.cloud.clock.now(), process.returncode
+        failed = failed or next((name for name, one in processes.items() if one.poll()), "")
+        now = self.cloud.clock.now()
         if job.timeline.at(now).state == "RUNNING":
-            said = _EXIT.format(code=code, log=log.decode(errors="replace")[-_LOG_TAIL:])
-            job.code = 3 if code else 0
-            job.timeline.change(now, [("FAILED", 0, said) if code else ("SUCCEEDED", 0, "")])
+            log = logs[failed].decode(errors="replace")[-_LOG_TAIL:] if failed else ""
+            said = _EXIT.format(replica=failed, code=processes[failed].returncode, log=log) if failed else ""
+            job.code = 3 if failed else 0
+            job.timeline.change(now, [("FAILED", 0, said) if failed else ("SUCCEEDED", 0, "")])
 
     def _preempted(self, job: FakeJob) -> None:
         now = self.cloud.clock.now()
@@ -302,7 +325,7 @@ class CustomJobs:
             job.timeline.change(now, [("FAILED", 0, self._short(job))])
         else:
             job.timeline.change(now, [("PENDING", 120, ""), ("RUNNING", 0, "")])
-            job.process = None
+            job.processes = {}
 
     def _bill(self, job: FakeJob) -> None:
         for number, pool in enumerate(job.spec.worker_pool_specs):
@@ -320,8 +343,18 @@ class CustomJobs:
             )  # fmt: skip
 
 
-def environment(job: FakeJob) -> dict[str, str]:
-    """What Vertex AI puts into the environment of a container of the first worker pool."""
+def replicas(job: FakeJob) -> list[tuple[str, int]]:
+    """The machines of a job: worker pool and number in it."""
+    pools = enumerate(job.spec.worker_pool_specs)
+    return [(f"workerpool{number}", index) for number, pool in pools for index in range(pool.replica_count or 1)]
+
+
+def environment(job: FakeJob, pool: str = "workerpool0", index: int = 0) -> dict[str, str]:
+    """What Vertex AI puts into the environment of a container.
+
+    :param pool: its worker pool.
+    :param index: its number in that pool. The machines are addresses of the loopback interface.
+    """
     name = job.message.name
     found = {"CLOUD_ML_PROJECT_ID": name.split("/")[1], "CLOUD_ML_JOB_ID": name.rpartition("/")[2],
              "CLOUD_ML_REGION": job.region}  # fmt: skip
@@ -329,12 +362,22 @@ def environment(job: FakeJob) -> dict[str, str]:
     if base:
         found |= {"AIP_MODEL_DIR": f"{base}/model/", "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
                   "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/"}  # fmt: skip
-    return found | {item.name: item.value for item in job.spec.worker_pool_specs[0].container_spec.env}
+    cluster: dict[str, list[str]] = {}
+    for number, (name, _) in enumerate(replicas(job)):
+        cluster.setdefault(name, []).append(f"127.0.0.{number + 1}:2222")
+    task = {"type": pool, "index": index, "trial": ""}
+    found["CLUSTER_SPEC"] = json.dumps({"cluster": cluster, "environment": "cloud", "task": task, "job": ""})
+    own = job.spec.worker_pool_specs[int(pool.removeprefix("workerpool"))].container_spec.env
+    return found | {item.name: item.value for item in own}
 
 
-def _end(job: FakeJob) -> None:
-    if job.process is not None and job.process.poll() is None:
-        job.process.terminate()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a container: ten seconds after it was told to, at the latest."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
 
 
 def _check(job: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,28 @@ class Logged:
     answer: bytes
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Answers that metrics tell of.
+
+    :param endpoint: name of it.
+    :param deployed: id of the deployed model that answered.
+    :param status: of the answers.
+    :param count: of them.
+    :param milliseconds: that each took.
+    :param at: seconds since the epoch by the clock of this machine, which is that of the clients.
+    :param virtual: by the cloud's clock.
+    """
+
+    endpoint: str
+    deployed: str
+    status: int
+    count: int
+    milliseconds: float
+    at: float
+    virtual: float
+
+
 class Predictions:
     """``google.cloud.aiplatform.v1.PredictionService``: predict and rawPredict.
 
@@ -60,10 +83,37 @@ class Predictions:
                   "nothing is stated of replicas that are gone"),
     )  # fmt: skip
 
+    #: Requests that come by themselves to each endpoint with traffic, a minute of the virtual clock; they are counted,
+    #: and no container is asked.
+    per_minute = 0.0
+
     def __init__(self, cloud: FakeGoogle) -> None:
         self.cloud = cloud
         self.logged: list[Logged] = []
+        self.seen: list[Seen] = []
         self._turns: dict[str, dict[str, float]] = {}
+        self._settled = cloud.clock.now()
+        self._owed: dict[tuple[str, str], float] = {}
+
+    def settle(self) -> None:
+        """Let the requests come that have come by now."""
+        now = self.cloud.clock.now()
+        minutes, self._settled = (now - self._settled) / 60, now
+        if not self.per_minute:
+            return
+        for name, endpoint in self.cloud.vertex.endpoints.endpoints.items():
+            for key, share in endpoint.traffic.items():
+                deployed = endpoint.deployed[key]
+                whole = round(self.per_minute * minutes * share / 100)
+                bad = round(whole * deployed.errors)
+                taken = 20.0 if deployed.latency_ms is None else deployed.latency_ms
+                self._note(name, key, 200, whole - bad, taken)
+                self._note(name, key, 500, bad, taken)
+
+    def _note(self, endpoint: str, deployed: str, status: int, count: int, milliseconds: float) -> None:
+        if count:
+            virtual = self.cloud.clock.now()
+            self.seen.append(Seen(endpoint, deployed, status, count, milliseconds, time.time(), virtual))
 
     def predict(self, request: aiplatform_v1.PredictRequest) -> aiplatform_v1.PredictResponse:
         pb = aiplatform_v1.PredictRequest.pb(request)
@@ -92,7 +142,13 @@ class Predictions:
         deployed = endpoint.deployed[key]
         if self.cloud.clock.now() < deployed.down:
             raise GoogleError("UNAVAILABLE", f"DeployedModel {key} has no available replica")
-        status, answer, answered = deployed.scoring.answer(body, kind or "application/json")
+        began = time.monotonic()
+        if self._bad_turn(name, key, deployed.errors):
+            status, answer, answered = 500, b"degraded", "text/plain"
+        else:
+            status, answer, answered = deployed.scoring.answer(body, kind or "application/json")
+        taken = 1000 * (time.monotonic() - began) if deployed.latency_ms is None else deployed.latency_ms
+        self._note(name, key, status, 1, taken)
         logging = endpoint.message.predict_request_response_logging_config
         if logging.enabled:
             self.logged.append(Logged(name, key, body, answer))
@@ -100,6 +156,12 @@ class Predictions:
             text = answer.decode(errors="replace")[:2000]
             raise GoogleError("INTERNAL" if status >= 500 else "INVALID_ARGUMENT", text)
         return deployed, answer, answered
+
+    def _bad_turn(self, name: str, key: str, share: float) -> bool:
+        """Whether this request is one of those that a degraded model answers with an error."""
+        owed = self._owed.get((name, key), 0.0) + share
+        self._owed[name, key] = owed - (owed >= 1)
+        return owed >= 1
 
     def _turn(self, name: str, split: dict[str, int]) -> str:
         """Whose turn it is, so that every stretch of requests keeps to the split."""
