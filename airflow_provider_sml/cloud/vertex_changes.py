@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from airflow_provider_sml.cloud.google import CALL_SECONDS, GoogleRefused, label
@@ -186,7 +187,7 @@ class VertexRemoval(_EndpointChange):
         """The calls that are left to make."""
         endpoint, found = self.endpoint(), list[Call]()
         deployed_models = endpoint.deployed_models if endpoint is not None else []
-        if len(deployed_models) > 1 and endpoint.traffic_split:
+        if deployed_models and endpoint.traffic_split:
             empty = {"endpoint": {"name": self.path}, "update_mask": {"paths": ["traffic_split"]}}
             found.append(("aiplatform", "update_endpoint", empty))
         for deployed in deployed_models:
@@ -195,7 +196,13 @@ class VertexRemoval(_EndpointChange):
         if endpoint is not None:
             found.append(("aiplatform", "delete_endpoint", {"name": self.path}))
         versions = self._versions_left({_model(deployed) for deployed in deployed_models})
-        return [*found, *(("aiplatform", "delete_model_version", {"name": version}) for version in versions)]
+        for model, group in groupby(versions, key=lambda version: version.rpartition("@")[0]):
+            going = list(group)
+            last = len(going) == len(self._versions(model))  # a model goes with its only version
+            for version in going[: len(going) - last]:
+                found.append(("aiplatform", "delete_model_version", {"name": version}))
+            found += [("aiplatform", "delete_model", {"name": model})] if last else []
+        return found
 
     def _versions_left(self, deployed: Iterable[str]) -> list[str]:
         """Full names of the versions to be deleted: those that were deployed here, and those uploaded for it that no

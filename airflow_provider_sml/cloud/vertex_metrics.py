@@ -90,7 +90,7 @@ def look(job: GoogleJob, place: Place, alarms: Mapping[str, float], start: float
     :param start: seconds since the epoch, exclusive.
     :param end: likewise, inclusive.
     """
-    moments = tuple(dt.datetime.fromtimestamp(moment, dt.UTC) for moment in (start, end))
+    moments = dt.datetime.fromtimestamp(start, dt.UTC), dt.datetime.fromtimestamp(end, dt.UTC)
     period = max(_LEAST_PERIOD, math.ceil(end - start))
     responses, values = 0, dict[str, float]()
     for name, request in questions(place, alarms, moments, period).items():

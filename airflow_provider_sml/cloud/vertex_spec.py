@@ -16,6 +16,8 @@ from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 _MOVING = ("steps", "wait", "alarms", "min_requests", "evidence_within", "logging", "mode", "percent")
 _MODES = ("replace", "ab")
 CONTAINERS = ("ours", "xgboost")
+#: Roll-outs in the words of SageMaker.
+_ROLLOUTS = ("canary", "linear", "blue-green", "all-at-once")
 #: What Google's own images are called, with the version of XGBoost, and the oldest that reads the models of today.
 _PREBUILT, _OLDEST = re.compile(r"/vertex-ai/prediction/xgboost-[cg]pu\.(\d+)-(\d+)"), (3, 1)
 
@@ -54,7 +56,9 @@ class VertexSpec:
     :param floor: with ``spot``: ``{"replicas": 1, "percent": 20}``, on-demand machines beside it that get this share of
         the version's traffic. Vertex AI splits traffic by fixed shares: what goes to the spot machines fails while none
         of them is there.
-    :param steps: percent of the traffic that the version gets, one step after the other; the last one is 100.
+    :param steps: percent of the traffic that the version gets, one step after the other; the last one is 100. In the
+        words of SageMaker, in its place: ``rollout: canary`` and ``step: 10`` is ``[10, 100]``, ``linear`` is
+        ``[10, 20, ..., 100]``, ``blue-green`` and ``all-at-once`` are ``[100]``.
     :param wait: seconds that each step but the last lasts.
     :param alarms: limits of what Cloud Monitoring sees of the version since a step began, such as
         ``{"error_rate": 0.01, "latency_p95": 300}`` (``vertex_metrics.ALARMS``): the next step needs evidence that none
@@ -101,7 +105,7 @@ class VertexSpec:
 
         :raises ConfigurationError: naming what is wrong.
         """
-        known = {item.name for item in fields(cls)}
+        known = {item.name for item in fields(cls)} | {"rollout", "step"}
         unknown = sorted(set(values) - known)
         missing = [name for name in ("image", "artifact") if not values.get(name)]
         if unknown or missing:
@@ -110,7 +114,12 @@ class VertexSpec:
                 found=f"unknown: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}",
                 todo=did_you_mean(unknown[0], known) if unknown else None,
             )  # fmt: skip
-        given = {**values, "steps": tuple(values["steps"])} if "steps" in values else dict(values)
+        given = dict(values)
+        if {"rollout", "step"} & set(given):
+            words: dict[str, Any] = {key: given.pop(key) for key in ("rollout", "step") if key in given}
+            given["steps"] = _steps_of(words, also=given.get("steps"))
+        if "steps" in given:
+            given["steps"] = tuple(given["steps"])
         spec = cls(**given)
         machine(spec.machine)
         for wrong, expected, found in spec._wrongs():
@@ -294,6 +303,22 @@ def decoded_split(text: str) -> dict[str, int]:
     """The split of the traffic in the value of a label."""
     found = (part.rpartition("-") for part in text.split("_") if "-" in part)
     return {key: int(share) for key, _, share in found}
+
+
+def _steps_of(words: Mapping[str, Any], also: Any) -> tuple[int, ...]:
+    """The steps that SageMaker's words mean.
+
+    :param words: ``rollout`` and ``step``.
+    :param also: steps that are given beside them.
+    """
+    rollout, step = words.get("rollout", "canary"), words.get("step", 10)
+    if also is not None or rollout not in _ROLLOUTS or not isinstance(step, int) or not 1 <= step <= 50:
+        raise ConfigurationError(
+            "the deployment to Vertex AI cannot be made", found=f"{dict(words)}" + (f", steps {also}" if also else ""),
+            expected=f"either steps, or rollout: one of {', '.join(_ROLLOUTS)}, with step: 1 to 50 percent",
+        )  # fmt: skip
+    first = {"canary": (step,), "linear": tuple(range(step, 100, step))}.get(rollout, ())
+    return (*first, 100)
 
 
 def _version_of(image: str) -> tuple[int, int]:

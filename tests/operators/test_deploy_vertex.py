@@ -2,6 +2,7 @@
 
 import pytest
 
+from airflow_provider_sml.cloud.vertex_spec import VertexSpec
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.operators.deployment_targets import check_settings
@@ -438,7 +439,8 @@ def _raise(self, outcome, now):
         ({"min_replicas": 0}, "1 or more"), ({"logging": {"table": "x"}}, "bq://"),
         ({"machine": {"type": "n1-standard-4", "gpus": 1}}, "gpus"), ({"alarms": {"errors": 1}}, "error_rate"),
         ({"alarms": {"error_rate": "1%"}}, "limits"), ({"min_requests": 0}, "min_requests"),
-        ({"container": "xgbost"}, "container"),
+        ({"container": "xgbost"}, "container"), ({"rollout": "rolling"}, "blue-green"),
+        ({"rollout": "canary", "steps": [10, 100]}, "either steps"),
         ({"image": "us-docker.pkg.dev/vertex-ai/prediction/xgboost-cpu.3-1:latest"}, "container: xgboost"),
         ({"image": "us-docker.pkg.dev/vertex-ai/prediction/xgboost-cpu.2-1:latest", "container": "xgboost"}, "3.1"),
     ],
@@ -449,6 +451,18 @@ def test_bad_settings_are_refused(settings, said):
     with pytest.raises(ConfigurationError) as raised:
         check_settings("vertex", good | settings)
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ({"rollout": "canary", "step": 20}, (20, 100)), ({"rollout": "linear", "step": 34}, (34, 68, 100)),
+        ({"rollout": "blue-green"}, (100,)), ({"rollout": "all-at-once"}, (100,)), ({}, (10, 50, 100)),
+    ],
+)  # fmt: skip
+def test_roll_outs_may_be_told_in_the_words_of_sagemaker(words, steps):
+    spec = VertexSpec.load({"image": "serve:1", "artifact": "gs://models/toy", **words})
+    assert spec.steps == steps
 
 
 def test_bad_settings_fail_the_task_before_google_is_asked(deploy, cloud, capfd):

@@ -195,7 +195,13 @@ def test_traffic_plan_sensor_and_removal_on_vertex(run_on_vertex, google):
     delete = f"DeleteEndpointOperator({common}, poll_interval=0.01)"
     assert run_on_vertex(delete.replace("poll_interval=0.01", "plan=True")).results["t"]["calls"] == [
         f"aiplatform:{name}"
-        for name in ["update_endpoint"] + ["undeploy_model"] * 2 + ["delete_endpoint"] + ["delete_model_version"] * 2
+        for name in (
+            "update_endpoint",
+            *["undeploy_model"] * 2,
+            "delete_endpoint",
+            "delete_model_version",
+            "delete_model",
+        )
     ]
     google.faults.add("drop_after", "UndeployModel")
     result = run_on_vertex(delete, retries=1)

@@ -253,5 +253,5 @@ def test_the_shell_serves_it_to_another_process(tmp_path):
 
 def test_each_behaviour_has_its_basis(fake_google):
     found = fake_google.behaviours()
-    assert {item.service for item in found} == {"dataproc", "operations", "vertex"}
+    assert {item.service for item in found} == {"dataproc", "monitoring", "operations", "vertex"}
     assert {item.basis for item in found} == {"documented", "publicly reported", "assumed"}

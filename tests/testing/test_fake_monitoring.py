@@ -39,7 +39,7 @@ def cloud(fake_google):
     statuses = []
     for _ in range(16):
         try:
-            asked.predict({"endpoint": name, "instances": [1]})
+            asked.raw_predict({"endpoint": name, "http_body": {"data": b"{}", "content_type": "application/json"}})
             statuses.append(200)
         except google.InternalServerError:
             statuses.append(500)

@@ -96,7 +96,7 @@ class Monitoring:
             raise invalid("Field filter must specify a single metric type")
         if not metric.startswith(_BASE):
             raise GoogleError("NOT_FOUND", f'Cannot find metric(s) that match type = "{metric}".')
-        name, how = metric.removeprefix(_BASE), request.aggregation
+        name, how = metric.removeprefix(_BASE), _aggregation(request)
         _check(request, name)
         series = self._raw(name, clauses, start, end)
         if how.per_series_aligner.name != "ALIGN_NONE":
@@ -141,6 +141,11 @@ def _clauses(text: str) -> dict[str, list[str]]:
             raise invalid(f"Field filter had an invalid value of {text!r}: could not parse {part!r}")
         found[clause[1].replace(".label.", ".labels.")] = re.findall(r'"([^"]*)"', clause[2])
     return found
+
+
+def _aggregation(request: Any) -> Any:
+    """Of a request; its periods are of the type that proto-plus makes of them."""
+    return request.aggregation
 
 
 def _interval(request: Any) -> tuple[float, float]:
