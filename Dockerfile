@@ -2,6 +2,10 @@
 # copies the project by itself; what is left is the package. Every other platform: docker/Dockerfile.
 FROM astrocrpublic.azurecr.io/runtime:3.3-1
 
+# What the lineage of models names this image by; the Deployment's variable SML_IMAGE_DIGEST goes before.
+ARG IMAGE_DIGEST=
+ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST}
+
 USER root
 RUN python -m pip install --no-cache-dir --no-deps . \
     && python -m compileall -q dags include

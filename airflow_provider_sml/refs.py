@@ -273,11 +273,11 @@ class SearchRef(Ref):
 class ModelRef(Ref):
     """A trained model that is not registered yet.
 
-    :param uri: folder of the model bundle (``model.ubj``, ``bundle.json``).
+    :param uri: folder of the model bundle (``bundle.json`` and the model's file, such as ``model.ubj``).
     :param model_id: hash of what decides the model: sample, features, parameters.
     :param digest: SHA-256 of the model's bytes.
     :param sample_id: the sample it was trained on.
-    :param rounds: number of boosting rounds kept.
+    :param rounds: number of boosting rounds kept; 0 of models that are not boosted here.
     :param lake: the lake whose store it lies on, as the operator was given it.
     :param toll: what interruptions cost and checkpoints spared: ``interruptions``, and rounds, seconds and USD, each
         ``..._lost`` and ``..._regained``, and ``seconds_waited``; without what is 0.

@@ -18,7 +18,10 @@ FROM ${BASE}
 
 ARG XGBOOST=xgboost
 ARG RUN_AS=10001
-ENV PATH=/opt/sml/bin:${PATH} \
+# What names this image in what it makes, such as the commit; see docker/Dockerfile.
+ARG IMAGE_DIGEST=
+ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST} \
+    PATH=/opt/sml/bin:${PATH} \
     DO_NOT_TRACK=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
     PYTHONUNBUFFERED=1 \
@@ -27,7 +30,7 @@ ENV PATH=/opt/sml/bin:${PATH} \
 WORKDIR /opt/build
 COPY constraints.txt setup.cfg docker/extras.py ./
 RUN python3 -m venv /opt/sml \
-    && python extras.py lake dask "${XGBOOST}" serving amazon:s3fs google:gcsfs > requirements.txt \
+    && python extras.py lake dask "${XGBOOST}" sklearn:skops onnx:onnxruntime serving amazon:s3fs google:gcsfs > requirements.txt \
     && python -m pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 COPY pyproject.toml README.md LICENSE ./

@@ -111,3 +111,16 @@ def pointed(name: str, alias: str, version: str, other_than: str, mlflow: str) -
     if (version and found.version != version) or found.version == other_than:
         return Finding(False, f"{alias} of {name} is still version {found.version}")
     return Finding(True, f"{alias} of {name} is version {found.version}", found.to_xcom())
+
+
+def move(name: str, alias: str, version: str, mlflow: str) -> str:
+    """Id of the move by which an alias came to a version; empty when the history does not tell of it.
+
+    :param name: registered model.
+    :param alias: the alias.
+    :param version: that it points to.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
+    """
+    from airflow_provider_sml.hooks.mlflow import MlflowHook
+
+    return MlflowHook(mlflow).get_conn().move(name, alias, version)

@@ -1,15 +1,15 @@
 """The model bundle: a folder with everything that scoring needs, and nothing that runs code when it is read.
 
-``model.ubj`` is XGBoost's own format; ``bundle.json`` holds the dataset (its contract, features and their categories),
-ids and digests. The trainer writes it, MLflow stores it, the scoring server and the batch scorer read it, so that what
-trained is what serves. No pickle.
+The model's file is in its flavour's own format (``model.ubj`` of XGBoost, see ``ml.flavours``); ``bundle.json`` holds
+the dataset (its contract, features and their categories), ids and digests. The trainer writes it, MLflow stores it, the
+scoring server and the batch scorer read it, so that what trained is what serves. No pickle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from airflow_provider_sml.errors import IntegrityError
+from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError
 from airflow_provider_sml.ml.contract import Dataset, Feature
 from airflow_provider_sml.ml.expressions.vectors import Vector
+from airflow_provider_sml.ml.flavours import FLAVOURS, XGBOOST
+from airflow_provider_sml.ml.flavours.xgboost_model import feature_types as feature_types
 
-MODEL_FILE = "model.ubj"
+#: The model's file of XGBoost; ``Bundle.file`` is that of any flavour.
+MODEL_FILE = FLAVOURS[XGBOOST].file
 BUNDLE_FILE = "bundle.json"
 FORMAT = 1
 
@@ -33,11 +36,13 @@ class Bundle:
     :param name: of the model.
     :param model_id: hash of what decided the model.
     :param dataset: the dataset as it was when the model was trained.
-    :param rounds: boosting rounds in ``model``.
+    :param rounds: boosting rounds in ``model``; 0 of other flavours than XGBoost.
     :param lineage: ids of what it was made from: table, snapshot, sample, code version.
-    :param model: the booster as UBJSON bytes.
-    :param recalibration: what the booster's odds must be multiplied by, because of how its sample was drawn; 1 where
+    :param model: the bytes of the model's file.
+    :param recalibration: what the model's odds must be multiplied by, because of how its sample was drawn; 1 where
         nothing must be; None where nobody recorded it, which the gate refuses.
+    :param flavour: kind of the model, one of ``FLAVOURS``.
+    :param trusted: types that the model's file may name, of scikit-learn only.
     """
 
     name: str
@@ -47,16 +52,39 @@ class Bundle:
     lineage: dict[str, Any]
     model: bytes = field(repr=False)
     recalibration: float | None = None
+    flavour: str = XGBOOST
+    trusted: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the model's bytes."""
-        return hashlib.sha256(self.model).hexdigest()
+        """SHA-256 of the model's bytes, and of what its file is trusted to name, where that is anything."""
+        found = hashlib.sha256(self.model)
+        if self.trusted:  # otherwise whoever can change a stored bundle could trust more than was registered
+            found.update(json.dumps(self.trusted).encode())
+        return found.hexdigest()
+
+    @property
+    def file(self) -> str:
+        """Name of the model's file."""
+        return FLAVOURS[self.flavour].file
+
+    def require(self, flavour: str, what: str) -> None:
+        """Refuse what only one flavour can do.
+
+        :param flavour: the flavour.
+        :param what: what is asked of it, as the beginning of a sentence.
+        :raises ConfigurationError: when the model is of another one.
+        """
+        if self.flavour != flavour:
+            raise ConfigurationError(
+                f"{what} is of {flavour} models alone", expected=f"a model of the flavour {flavour}",
+                found=f"model {self.model_id} of the flavour {self.flavour}",
+            )  # fmt: skip
 
     def write(self, folder: Path) -> None:
         """Write the bundle into a folder; ``bundle.json`` comes last, so a folder that has it is whole."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MODEL_FILE).write_bytes(self.model)
+        (folder / self.file).write_bytes(self.model)
         described = {key: value for key, value in asdict(self).items() if key not in ("model", "dataset")}
         described |= {"format": FORMAT, "digest": self.digest, "dataset": self.dataset.model_dump(mode="json")}
         (folder / BUNDLE_FILE).write_text(json.dumps(described, indent=1))
@@ -69,10 +97,10 @@ class Bundle:
         """
         try:
             described = json.loads((folder / BUNDLE_FILE).read_text())
-            model = (folder / MODEL_FILE).read_bytes()
+            model = (folder / file_of(described)).read_bytes()
         except (OSError, ValueError) as error:
             raise IntegrityError(
-                f"{folder} holds no model bundle", expected=f"{MODEL_FILE} and {BUNDLE_FILE}", found=str(error)
+                f"{folder} holds no model bundle", expected=f"a model's file and {BUNDLE_FILE}", found=str(error)
             ) from error
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise IntegrityError(
@@ -81,11 +109,8 @@ class Bundle:
                 found=described.get("format") if isinstance(described, dict) else type(described).__name__,
                 todo="install the version of airflow-provider-sml that wrote it",
             )
-        found = hashlib.sha256(model).hexdigest()
-        if found != described.get("digest"):
-            raise IntegrityError(f"the model in {folder} has changed", expected=described.get("digest"), found=found)
         try:
-            return cls(
+            bundle = cls(
                 name=described["name"],
                 model_id=described["model_id"],
                 dataset=Dataset(**described["dataset"]),
@@ -93,11 +118,30 @@ class Bundle:
                 lineage=described["lineage"],
                 model=model,
                 recalibration=described.get("recalibration"),
+                flavour=described.get("flavour", XGBOOST),
+                trusted=tuple(described.get("trusted", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"{folder / BUNDLE_FILE} is damaged", expected="what write() wrote", found=str(error)[:400]
             ) from error
+        if bundle.digest != described.get("digest"):
+            raise IntegrityError(
+                f"the model in {folder} has changed", expected=described.get("digest"), found=bundle.digest
+            )
+        return bundle
+
+
+def file_of(described: Any) -> str:
+    """Name of the model's file of a bundle.
+
+    :param described: the content of ``bundle.json``.
+    :raises ValueError: when it is of a flavour that this version does not know.
+    """
+    name = str(described.get("flavour", XGBOOST)) if isinstance(described, dict) else XGBOOST
+    if name not in FLAVOURS:
+        raise ValueError(f"its flavour is {name}; this version knows {', '.join(FLAVOURS)}")
+    return FLAVOURS[name].file
 
 
 def recalibrate(scores: np.ndarray, factor: float) -> np.ndarray:
@@ -110,19 +154,16 @@ def recalibrate(scores: np.ndarray, factor: float) -> np.ndarray:
 
 
 class Scorer:
-    """Scores rows with a bundle: computes the features and asks the booster.
+    """Scores rows with a bundle: computes the features and asks the model.
 
     :param bundle: the model.
-    :param threads: threads that XGBoost may use; 0 means all cores.
+    :param threads: threads that XGBoost and onnxruntime may use; 0 means all cores.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
-        import xgboost
-
         self.bundle = bundle
         self.features: list[Feature] = bundle.dataset.feature_list
-        self._booster = xgboost.Booster({"nthread": threads} if threads else {})
-        self._booster.load_model(bytearray(bundle.model))
+        self.model = FLAVOURS[bundle.flavour].load(bundle.model, self.features, threads, bundle.trusted)
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -138,12 +179,9 @@ class Scorer:
         return self.score_features(self.encode(rows))
 
     def importance(self) -> dict[str, float]:
-        """What each feature contributes, largest first: the share of all splits' loss reduction that its splits have
-        (XGBoost's ``total_gain``, over their sum); 0 for a feature that no split asks."""
-        gains = self._booster.get_score(importance_type="total_gain")
-        total = sum(float(gain) for gain in gains.values()) or 1.0
-        shares = {feature.name: float(gains.get(feature.name, 0.0)) / total for feature in self.features}
-        return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+        """What each feature contributes, largest first, as shares of the whole; nothing where the model's flavour has
+        no measure of it. See the flavour's ``importance``."""
+        return self.model.importance()
 
     def encode(self, rows: Mapping[str, Vector]) -> np.ndarray:
         """The features of raw rows: float64 of shape (rows, features), NaN for NULL, categories as codes."""
@@ -155,16 +193,19 @@ class Scorer:
         return recalibrate(self.raw_scores(matrix), self.bundle.recalibration or 1.0)
 
     def raw_scores(self, matrix: np.ndarray) -> np.ndarray:
-        """What the booster itself gives for encoded features, shape (rows, features)."""
-        import xgboost
+        """What the model itself gives for encoded features, shape (rows, features).
 
-        data = xgboost.DMatrix(
-            matrix.astype(np.float32),
-            feature_names=[f.name for f in self.features],
-            feature_types=feature_types(self.features),
-            enable_categorical=True,
-        )
-        return self._booster.predict(data).astype(np.float64)
+        :raises DataError: when it gives no probability for a row.
+        """
+        scores = self.model.predict(matrix)
+        if not bool(np.all((scores >= 0) & (scores <= 1))):  # false for NaN too
+            wrong = scores[~((scores >= 0) & (scores <= 1))]
+            raise DataError(
+                f"model {self.bundle.model_id} gives no probability for {len(wrong):,} of {len(scores):,} rows",
+                expected="numbers from 0 to 1", found=f"{wrong[0]:g}",
+                todo="where values are missing, put an imputer before the model",
+            )  # fmt: skip
+        return scores
 
 
 def encode_feature(feature: Feature, vector: Vector) -> np.ndarray:
@@ -179,8 +220,3 @@ def encode_feature(feature: Feature, vector: Vector) -> np.ndarray:
         [np.nan if null else codes.get(value, np.nan) for value, null in zip(vector.values, vector.null, strict=True)],
         dtype=np.float64,
     )
-
-
-def feature_types(features: Sequence[Feature]) -> list[str]:
-    """XGBoost's types of the features: ``c`` for a category, ``q`` for a number."""
-    return ["q" if feature.categories is None else "c" for feature in features]

@@ -1,10 +1,12 @@
 """An alias that moves, as an event of an asset: DAGs are scheduled on "champion of flights changed".
 
 ``alias_asset`` gives the asset; a watcher of Airflow's asks the registry again and again, and a webhook of MLflow's
-(``ui.webhooks``) tells of a move at once. One move gives one event, whichever of the two sees it first; two only when
-the watcher looks in the very moment in which a webhook arrives. What was told last is kept with the asset, so that a
-move while no triggerer runs is told afterwards; it can be kept since Airflow 3.3, before it a triggerer that starts
-takes what it finds as told.
+(``ui.webhooks``) tells of a move at once. One move gives one event, whichever of the two sees it first, also when both
+see it in the same moment: the watcher notes what it is about to tell, and a webhook leaves that to it. What was told
+last is kept with the asset, so that a move while no triggerer runs is told afterwards. It is kept some seconds after
+the event, because Airflow writes an event down after its trigger has gone on: a triggerer that ends in those seconds
+tells the move again, with the same ``move``, rather than never. All that is kept since Airflow 3.3; before it a
+triggerer that starts takes what it finds as told, and a webhook in the moment of a look gives a second event.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from airflow_provider_sml.hooks.places import is_location
 
 #: Id of the connection to MLflow that is meant when none is named; as in ``hooks.mlflow``.
 MLFLOW = "mlflow"
-#: Key of the version that was told last, in Airflow's store of what is known of an asset.
-TOLD = "sml_told_version"
+#: Keys of the version that was told last, and of the one that a watcher is about to tell, in Airflow's store of what is
+#: known of an asset.
+TOLD, TELLING = "sml_told_version", "sml_telling_version"
+#: Seconds until an event is taken as written down; Airflow's triggerer does it about every second.
+SETTLED = 5.0
 
 
 def alias_asset(name: str, alias: str = "champion", mlflow: str = MLFLOW, poll_interval: float | None = 60.0) -> Asset:
@@ -59,7 +64,8 @@ def asset_key(name: str, alias: str, mlflow: str = MLFLOW) -> tuple[str, str]:
 
 
 def moved_to(event: Any) -> dict[str, Any]:
-    """What an event of such an asset says: ``name``, ``alias``, ``version``, ``model_id``, ``run_id``, ``registry``.
+    """What an event of such an asset says: ``name``, ``alias``, ``version``, ``model_id``, ``run_id``, ``registry``,
+    and ``move``: an id that is the same in events of the same move; empty where the history does not tell of it.
 
     :param event: one of ``context["triggering_asset_events"]``.
     """
@@ -97,31 +103,52 @@ class AliasTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look in a thread, so that a slow server does not block other triggers."""
         told: str | None = None
+        noted = True
         while True:
             try:
+                if told is not None and not noted:
+                    await self._note(told)
+                    noted = True
                 found = await asyncio.to_thread(checks.pointed, self.name, self.alias, "", "", self.mlflow)
                 version = str(found.facts.get("version", ""))
                 if told is None:
-                    told = await self._told()
+                    told = await self._kept(TOLD)
                 if told is None:  # the first look ever
-                    told = version
-                    await self._remember(version)
+                    told, noted = version, False
                 elif version and version != told:
-                    if await self._told() != version:  # else a webhook has told it meanwhile
-                        yield TriggerEvent(found.facts | {"alias": self.alias, "before": told})
-                        await self._remember(version)
-                    told = version
+                    if await self._claim(version):
+                        move = await asyncio.to_thread(checks.move, self.name, self.alias, version, self.mlflow)
+                        moved = found.facts | {"alias": self.alias, "before": told, "move": move}
+                        told, noted = version, False
+                        yield TriggerEvent(moved)
+                        await asyncio.sleep(min(SETTLED, self.poll_interval))
+                    else:
+                        told, noted = version, False
+                if not noted:
+                    await self._note(told)
+                    noted = True
             except Exception as error:
                 self.log.warning("%s of %s could not be looked at: %s", self.alias, self.name, error)
             await asyncio.sleep(self.poll_interval)
 
-    async def _told(self) -> str | None:
-        """The version that was told last; None when nobody knows."""
+    async def _claim(self, version: str) -> bool:
+        """Note that a version is about to be told; false when a webhook has told it. A webhook that is telling makes
+        the note wait."""
+        await self._keep(TELLING, version)
+        return await self._kept(TOLD) != version
+
+    async def _note(self, version: str) -> None:
+        """Note that a version was told."""
+        await self._keep(TOLD, version)
+        await self._keep(TELLING, "")
+
+    async def _kept(self, key: str) -> str | None:
+        """What is kept with the asset; None when nothing is, or nothing can be."""
         store = getattr(self, "asset_state_store", None)
-        value = await store.aget(TOLD) if store is not None else None
+        value = await store.aget(key) if store is not None else None
         return None if value is None else str(value)
 
-    async def _remember(self, version: str) -> None:
+    async def _keep(self, key: str, value: str) -> None:
         store = getattr(self, "asset_state_store", None)
         if store is not None:
-            await store.aset(TOLD, version)
+            await store.aset(key, value)

@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.utils.session import create_session
@@ -27,9 +28,10 @@ from fastapi.concurrency import run_in_threadpool  # noqa: TID253
 from fastapi.responses import JSONResponse  # noqa: TID253
 
 from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks import checks
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import find_connection
-from airflow_provider_sml.triggers.alias import MLFLOW, TOLD, asset_key
+from airflow_provider_sml.triggers.alias import MLFLOW, TELLING, TOLD, asset_key
 
 #: Largest body that is read, in bytes; MLflow's have a few hundred.
 LARGEST = 64 * 1024
@@ -103,20 +105,40 @@ def tell(conn_id: str, name: str, alias: str, delivery: str) -> str:
     found = MlflowHook(conn_id).get_conn().version(name, alias=alias)
     if found is None:
         return "the alias is gone"
+    move = checks.move(name, alias, found.version, conn_id)
     with _one_at_a_time, create_session() as session:
-        # The row is locked until the event is written, so that of several API servers one tells it.
-        asset = session.scalar(
-            select(AssetModel).where(AssetModel.name == title, AssetModel.uri == uri).with_for_update(of=AssetModel)
-        )
+        # The row is locked until the event is written, so that of several API servers one tells it. New rows may still
+        # refer to it, such as those of a watcher's notes.
+        wanted = select(AssetModel).where(AssetModel.name == title, AssetModel.uri == uri)
+        asset = session.scalar(wanted.with_for_update(of=AssetModel, key_share=True))
         if asset is None:
             return "no DAG waits for this alias"
+        telling = _hold_watcher(session, asset.id)
         if _told(session, asset.id) == found.version:
             return "it was told before"
-        extra = found.to_xcom() | {"alias": alias, "delivery": delivery}
+        if telling == found.version:
+            return "the watcher tells it"
+        extra = found.to_xcom() | {"alias": alias, "move": move, "delivery": delivery}
         asset_manager.register_asset_change(asset=asset, extra=extra, session=session)
         _remember(session, asset.id, found.version)
     log.info("%s of %s is version %s now; told by the webhook %s", alias, name, found.version, delivery)
     return "told"
+
+
+def _hold_watcher(session: Any, asset_id: int) -> str:
+    """Keep watchers from noting what they are about to tell until the session ends; gives what one has noted."""
+    try:
+        from airflow.models.asset_state_store import AssetStateStoreModel
+    except ImportError:  # Airflow before 3.3
+        return ""
+    row = session.get(AssetStateStoreModel, (asset_id, TELLING), with_for_update=True)
+    if row is None:
+        row = AssetStateStoreModel(asset_id=asset_id, key=TELLING, value=json.dumps(""), last_updated_by_kind="api")
+        session.add(row)
+    else:
+        row.updated_at = datetime.now(UTC)  # SQLite has no locks but those of a write
+    session.flush()
+    return str(json.loads(row.value))
 
 
 def _told(session: Any, asset_id: int) -> str | None:

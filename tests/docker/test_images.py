@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ class TestDockerfile:
                 done = subprocess.run(["bash", "-n", "-c", rest], capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr
 
+    def test_it_can_be_named_in_the_lineage_of_models(self, path):
+        from airflow_provider_sml.ml.registry.lineage import IMAGE
+
+        words = instructions(path)
+        given = words.index(("ARG", "IMAGE_DIGEST="))
+        set_by = [at for at, (word, rest) in enumerate(words) if word == "ENV" and f"{IMAGE}=${{IMAGE_DIGEST}}" in rest]
+        assert len(set_by) == 1 and set_by[0] > given > [word for word, _ in words].index("FROM")
+
     def test_what_it_copies_is_there(self, path):
         ignored = (ROOT / ".dockerignore").read_text().split()
         for word, rest in instructions(path):
@@ -103,6 +112,83 @@ def test_the_whole_stack_is_there_with_fixed_versions(compose):
                 assert (DOCKER / source).is_file(), volume
     built = {service["image"]: service["build"]["dockerfile"] for service in services.values() if "build" in service}
     assert built == {"sml-airflow": "docker/Dockerfile", "sml-scoring": "docker/scoring.Dockerfile"}
+
+
+def test_commands_reach_their_programs(compose):
+    """Airflow's entrypoint runs every other command as ``airflow COMMAND`` (its scripts/docker/entrypoint_prod.sh)."""
+    for name, service in compose["services"].items():
+        if service["image"] == "sml-airflow" and "entrypoint" not in service:
+            assert service["command"][0] in ("airflow", "bash", "python"), name
+        for word in service.get("entrypoint", [])[:1]:
+            assert word in ("bash", "sh", "dask") or (Path(sys.executable).parent / word).exists(), name
+        for text in service.get("command", []):
+            if isinstance(text, str) and " " in text:
+                done = subprocess.run(["bash", "-n", "-c", text], capture_output=True, text=True)
+                assert done.returncode == 0, f"{name}: {done.stderr}"
+
+
+def test_the_s3_server_of_the_stack_starts_on_a_new_volume_and_mlflow_finds_its_bucket(compose, tmp_path):
+    """With the command lines of the file; only the folder and the port are this machine's."""
+    import boto3
+
+    from airflow_provider_sml.testing.processes import ServerUnavailableError, listens, server
+    from airflow_provider_sml.testing.stores import program
+
+    try:
+        binary = program("versitygw")
+    except ServerUnavailableError as error:
+        pytest.skip(str(error))
+    port, keys = free_port(), {"AWS_ACCESS_KEY_ID": "stack", "AWS_SECRET_ACCESS_KEY": "of-the-stack"}
+    [volume] = compose["services"]["s3"]["volumes"]
+    (tmp_path / "volume").mkdir()
+    here = {volume.split(":")[1]: str(tmp_path / "volume"), ":7070": f"127.0.0.1:{port}"}
+    command = [here.get(word, word) for word in compose["services"]["s3"]["command"]]
+    roots = {"ROOT_ACCESS_KEY": "stack", "ROOT_SECRET_KEY": "of-the-stack"}
+    address = {"MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    [text] = compose["services"]["mlflow"]["command"]
+    make, serve = text.split("; exec ")
+    with server([binary, *command], lambda: listens(port), env=os.environ | roots):
+        for _ in range(2):
+            env = os.environ | keys | address | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            done = subprocess.run(["bash", "-ec", make], env=env, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr[-2000:]
+        client = boto3.client("s3", endpoint_url=address["MLFLOW_S3_ENDPOINT_URL"], region_name="us-east-1",
+                              aws_access_key_id="stack", aws_secret_access_key="of-the-stack")  # fmt: skip
+        assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == ["mlflow"]
+    from mlflow.cli import cli
+
+    options = {option for param in cli.commands["server"].params for option in param.opts}
+    assert {word for word in shlex.split(serve) if word.startswith("--")} <= options
+
+
+COMPOSE = (["docker", "compose"], ["docker-compose"], ["podman-compose"])
+
+
+def test_compose_accepts_the_file(tmp_path):
+    """By whichever of the programs is there, with the passwords that the script makes."""
+    stack = tmp_path / "docker"
+    shutil.copytree(DOCKER, stack, ignore=shutil.ignore_patterns(".env", "bundle"))
+    assert subprocess.run(["bash", stack / "env.sh"], capture_output=True, timeout=30).returncode == 0
+    for program in COMPOSE:
+        there = shutil.which(program[0]) is not None
+        if there and subprocess.run([*program, "version"], capture_output=True, timeout=60).returncode == 0:
+            break
+    else:
+        pytest.skip("none of docker compose, docker-compose and podman-compose is there")
+    command = [*program, "-f", "compose.yaml", "config"]
+    done = subprocess.run(command, cwd=stack, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = yaml.safe_load(done.stdout)["services"]
+    assert {"postgres", "airflow-api", "mlflow", "s3", "spark-worker", "dask-worker", "prometheus"} <= set(found)
+    assert found["airflow-scheduler"]["environment"]["SML_PROFILE"] == "compose"
+    assert "AIRFLOW_ADMIN_PASSWORD" not in found["airflow-scheduler"]["environment"]
+
+
+def test_prometheus_accepts_its_configuration():
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not there")
+    done = subprocess.run(["promtool", "check", "config", DOCKER / "prometheus.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_no_secret_has_a_default_and_each_is_generated(compose, tmp_path):
@@ -153,11 +239,14 @@ def test_the_scoring_image_installs_no_airflow():
     found = importlib.util.spec_from_file_location("extras", DOCKER / "extras.py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    asked = ["lake", "dask", "xgboost", "serving", "amazon:s3fs", "google:gcsfs"]
+    asked = [
+        "lake", "dask", "xgboost", "sklearn:skops", "onnx:onnxruntime", "serving", "amazon:s3fs", "google:gcsfs",
+    ]  # fmt: skip
     assert " ".join(asked).replace("xgboost", '"${XGBOOST}"') in (DOCKER / "scoring.Dockerfile").read_text()
     lines = module.requirements(asked, ROOT / "setup.cfg")
     names = {re.match(r"[\w\-]+", line)[0] for line in lines}
-    assert {"fastapi", "dask", "xgboost-cpu", "pydantic", "pyarrow", "s3fs", "gcsfs"} <= names
+    assert {"fastapi", "dask", "xgboost-cpu", "pydantic", "pyarrow", "s3fs", "gcsfs", "skops",
+            "onnxruntime"} <= names  # fmt: skip
     assert not [name for name in names if "airflow" in name]
     gpu = module.requirements(["serving", "xgboost-gpu"], ROOT / "setup.cfg")
     assert [line for line in gpu if line.startswith("xgboost")] == ["xgboost>=3.2,<3.3"]

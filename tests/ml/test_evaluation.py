@@ -237,7 +237,7 @@ def test_the_pictures_show_the_curve_the_importance_the_calibration_and_the_lift
         assert [len(line.split()) for line in lines] == [len(values), 2]
     assert sum(result["importance"].values()) == pytest.approx(1.0)
     assert list(result["importance"]) == sorted(result["importance"], key=lambda name: -result["importance"][name])
-    gains = Scorer(bundle)._booster.get_score(importance_type="total_gain")
+    gains = Scorer(bundle).model.booster.get_score(importance_type="total_gain")
     assert next(iter(result["importance"])) == max(gains, key=gains.get)
     svg = (tmp_path / "importance.svg").read_text()
     assert svg.count("<rect") == len(DATASET.feature_list) and all(f.name in svg for f in DATASET.feature_list)

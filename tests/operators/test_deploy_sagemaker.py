@@ -1,5 +1,7 @@
 """Deployments to SageMaker through ``dag.test()``: a real model scores behind the fake endpoint, MLflow is real."""
 
+import sqlite3
+
 import boto3
 import pytest
 
@@ -99,6 +101,27 @@ def test_a_champion_is_an_approved_model_package_once_and_one_taken_back_a_rejec
     cloud.faults.add("roll_back", "UpdateEndpoint")
     assert deploy("3", more="deferrable=True", **group).state == "failed"
     assert packages(cloud)["3"] == "Rejected" and len(cloud.sagemaker.packages) == 3
+
+
+def test_an_alias_that_could_not_follow_is_moved_by_the_next_deployment(deploy, cloud, registry, toy):
+    """MLflow's database refuses the alias after the roll-out has ended."""
+    assert deploy("1").state == "success"
+    refusal = "BEGIN SELECT RAISE(ABORT, 'no'); END"
+    with sqlite3.connect(toy / "mlflow" / "mlflow.db") as database:
+        for name, event in (("added", "INSERT"), ("changed", "UPDATE")):
+            database.execute(f"CREATE TRIGGER {name} BEFORE {event} ON registered_model_aliases {refusal}")
+    database.close()
+    assert deploy("2").state == "failed"
+    assert config(cloud).startswith("toy-v2-") and champion(registry) == "1"
+    with sqlite3.connect(toy / "mlflow" / "mlflow.db") as database:
+        for name in ("added", "changed"):
+            database.execute(f"DROP TRIGGER {name}")
+    database.close()
+    assert deploy("3").state == "success"
+    assert config(cloud).startswith("toy-v3-") and champion(registry) == "3"
+    lines = [line for line in registry.history("toy").lines if line.alias == CHAMPION]
+    assert [(line.before, line.after) for line in lines] == [("", "1"), ("1", "2"), ("2", "3")]
+    assert lines[1].evidence["settled"] and registry.verify("toy") == []
 
 
 def test_deploying_again_changes_nothing(deploy, cloud, registry):

@@ -6,18 +6,22 @@ import configparser
 import importlib.metadata
 import json
 import os
-import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
-PACKAGE = "airflow_provider_sml"
-DISTRIBUTION = "airflow-provider-sml"
+from tests.packaging.environments import (
+    DISTRIBUTION,
+    PACKAGE,
+    PROJECT,
+    asked,
+    check_surface,
+    empty_environment_with,
+    last_json,
+    run,
+)
 
 # `pip check` does not see a library that breaks on another one's version; only its import does.
 HEAVY = {
@@ -51,67 +55,12 @@ for statement in json.loads(sys.argv[1]):
 print(json.dumps(failed))
 """
 
-# Every module of the Airflow surface, imported where no extra is installed. Modules are looked for at run time.
-IMPORT_SURFACE = """
-import importlib, json, pkgutil, sys
-from airflow_provider_sml.errors import MissingExtraError
-
-loaded, refused, failed = [], {}, {}
-
-def load(name):
-    try:
-        module = importlib.import_module(name)
-    except MissingExtraError as error:
-        refused[name] = str(error)
-    except BaseException as error:
-        failed[name] = f"{type(error).__name__}: {error}"
-    else:
-        loaded.append(name)
-        for found in pkgutil.iter_modules(getattr(module, "__path__", ()), name + "."):
-            load(found.name)
-
-for part in sys.argv[1:]:
-    load("airflow_provider_sml." + part)
-print(json.dumps({"loaded": loaded, "refused": refused, "failed": failed}))
-"""
-SURFACE = ("operators", "sensors", "triggers", "hooks", "links", "notifications", "pipelines", "ui")
-
-
-def run(
-    command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: int = 240
-) -> str:
-    """Run a command and give its output; fail the test with its last lines."""
-    words = [str(part) for part in command]
-    done = subprocess.run(words, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, f"{words} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
-def last_json(output: str) -> dict:
-    """The JSON of the last line; libraries may print before it."""
-    return json.loads(output.splitlines()[-1])
-
 
 @pytest.fixture(scope="module")
 def setup_cfg() -> configparser.ConfigParser:
     config = configparser.ConfigParser()
     config.read(PROJECT / "setup.cfg")
     return config
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, so that a build leaves nothing behind in the working tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in (PACKAGE, "tests"):
-        shutil.copytree(PROJECT / name, source / name, ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(PROJECT / name, source / name)
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source], cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 @pytest.mark.parametrize("group", HEAVY)
@@ -191,18 +140,15 @@ def test_requirements_repeat_the_ranges_of_setup_cfg(setup_cfg: configparser.Con
 @pytest.mark.timeout(900)
 def test_wheel_works_beside_airflow_alone(wheel: Path, tmp_path: Path) -> None:
     python = empty_environment_with(wheel, tmp_path)
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
-    env |= {"AIRFLOW_HOME": str(tmp_path / "home"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-
-    listed = run([python, "-m", "airflow", "providers", "list", "--output", "json"], env=env, cwd=tmp_path)
-    providers = json.loads(listed[listed.index("[") :])
-    assert DISTRIBUTION in [provider["package_name"] for provider in providers]
-
-    result = last_json(run([python, "-c", IMPORT_SURFACE, *SURFACE], env=env, cwd=tmp_path))
-    assert result["failed"] == {}
-    for name, message in result["refused"].items():
-        assert f"pip install '{DISTRIBUTION}[" in message, f"{name} does not say which extra it needs: {message}"
-    assert {f"{PACKAGE}.{part}" for part in SURFACE} <= {*result["loaded"], *result["refused"]}
+    check_surface(python, tmp_path)
+    told = asked(python, tmp_path, "providers list", "providers hooks", "providers links", "plugins")
+    assert DISTRIBUTION in [provider["package_name"] for provider in told["providers list"]]
+    forms = {hook["connection_type"]: hook["class"] for hook in told["providers hooks"]}
+    assert {"sml_lake", "mlflow", "dask"} <= set(forms) and forms["mlflow"].startswith(PACKAGE)
+    links = {link["extra_link_class_name"] for link in told["providers links"]}
+    assert f"{PACKAGE}.links.pages.ModelLink" in links
+    [plugin] = [plugin for plugin in told["plugins"] if plugin["name"] == "sml"]
+    assert "sml" in json.dumps(plugin["fastapi_apps"]) and "Models" in json.dumps(plugin["external_views"])
 
 
 def metadata(wheel: Path, folder: Path) -> tuple[importlib.metadata.Distribution, Path]:
@@ -211,22 +157,3 @@ def metadata(wheel: Path, folder: Path) -> tuple[importlib.metadata.Distribution
         archive.extractall(folder, [name for name in archive.namelist() if ".dist-info/" in name])
     (info,) = folder.glob("*.dist-info")
     return importlib.metadata.Distribution.at(info), info
-
-
-def empty_environment_with(wheel: Path, folder: Path) -> Path:
-    """A fresh environment with the wheel and what it requires, at the lock's versions; skips without an index."""
-    uv = shutil.which("uv") or shutil.which(PROJECT / ".tools" / "bin" / "uv")
-    if uv is None:
-        pytest.skip("uv is not installed")
-    env = os.environ | {"UV_PYTHON_DOWNLOADS": "never"}
-    python = folder / "venv" / "bin" / "python"
-    run([uv, "venv", "--quiet", "--python", os.path.realpath(sys.executable), folder / "venv"], env=env)
-    install = [uv, "pip", "install", "--quiet", "--python", python, "--constraint", PROJECT / "constraints.txt", wheel]
-    done = subprocess.run([str(part) for part in install], env=env, capture_output=True, text=True, timeout=800)
-    if done.returncode and any(word in done.stderr.lower() for word in UNREACHABLE):
-        pytest.skip(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return python
-
-
-UNREACHABLE = ("failed to fetch", "error sending request", "dns error", "connection refused", "timed out", "network")

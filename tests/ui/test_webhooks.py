@@ -1,9 +1,14 @@
 """An alias that moves is one event of its asset: seen by the watcher, told by MLflow's webhook, or both."""
 
 import asyncio
+import contextlib
 import importlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -12,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
-from airflow_provider_sml.triggers.alias import AliasTrigger, asset_key, moved_to
+from airflow_provider_sml.triggers.alias import TOLD, AliasTrigger, asset_key, moved_to
 from tests.mlflow_server import PASSWORD, USER
 
 SECRET = "the-w0rd-of-the-webhook"
@@ -42,12 +47,19 @@ def connect(monkeypatch, uri, **more):
 @pytest.fixture
 def waiting(dag_project):
     """The example DAG, known to Airflow and not paused, with no event yet; gives the id of its asset."""
+    return wait_for_moves(dag_project)
+
+
+def wait_for_moves(dag_project, **seconds):
+    """Make the example DAG known; gives the id of its asset."""
     from airflow.models.asset import AssetDagRunQueue, AssetEvent, AssetModel
     from airflow.models.dag import DagModel
     from airflow.utils.session import create_session
 
     example = Path(importlib.import_module("airflow_provider_sml.example_dags.example_champion").__file__)
-    file = dag_project.write("example_champion.py", example.read_text())
+    called = 'alias_asset("flights", "champion"'
+    text = example.read_text().replace(called, called + "".join(f", {key}={seconds[key]}" for key in seconds))
+    file = dag_project.write("example_champion.py", text)
     run = dag_project.run(file, DAG)
     assert run.state == "success" and run.results["versions"] == []
     with create_session() as session:
@@ -76,9 +88,20 @@ def events(asset):
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        found = session.query(AssetEvent).filter(AssetEvent.asset_id == asset).order_by(AssetEvent.id).all()
+        told = session.query(AssetEvent).filter(AssetEvent.asset_id == asset).order_by(AssetEvent.id).all()
         queued = session.query(AssetDagRunQueue).filter(AssetDagRunQueue.target_dag_id == DAG).count()
-        return [moved_to(event)["version"] for event in found], bool(queued)
+        return [moved_to(event)["version"] for event in told], bool(queued)
+
+
+def found(asset):
+    """The events."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        told = session.query(AssetEvent).filter(AssetEvent.asset_id == asset).order_by(AssetEvent.id).all()
+        session.expunge_all()
+        return told
 
 
 def deliver(client, path="/mlflow", body=None, secret=SECRET, age=0, delivery=None, **headers):
@@ -198,6 +221,115 @@ def test_one_move_is_one_event_whoever_sees_it(client, waiting, monkeypatch, tmp
     assert deliver(client).json() == {"done": "told"}  # the body says 2; the registry is asked
     watch(waiting, 0.5)
     assert events(waiting)[0] == ["2", "3", "4", "1"]
+    moves = [moved_to(event)["move"] for event in found(waiting)]
+    lines = [line.move for line in registry.history("flights").lines]
+    assert moves == lines[1:]
+
+
+@pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
+def test_a_watcher_and_a_webhook_in_the_same_moment_tell_a_move_once(client, waiting, monkeypatch, tmp_path):
+    registry = fill(Registry(str(tmp_path / "mlflow")))
+    connect(monkeypatch, str(tmp_path / "mlflow"))
+    watch(waiting, 0.5)
+
+    async def at_once(before, version):
+        """A watcher that has seen the move, and a webhook that arrives before, or just after, it has claimed it."""
+        watcher = AliasTrigger("flights", poll_interval=0.02)
+        watcher.asset_state_store = Kept(waiting)
+        move(registry, version)
+        answers = [deliver(client).json()["done"]] if before else []
+        claimed = await watcher._claim(str(version))
+        answers += [] if before else [deliver(client).json()["done"]]
+        return claimed, answers
+
+    assert asyncio.run(at_once(True, 2)) == (False, ["told"])
+    assert events(waiting)[0] == ["2"]
+    # the watcher dies with its claim; the next one tells
+    assert asyncio.run(at_once(False, 3)) == (True, ["the watcher tells it"])
+    assert events(waiting)[0] == ["2"]
+    watch(waiting, 0.5)
+    assert events(waiting)[0] == ["2", "3"] and deliver(client).json() == {"done": "it was told before"}
+    move(registry, 4)
+    assert deliver(client).json() == {"done": "told"} and events(waiting)[0] == ["2", "3", "4"]
+    # a watcher that ends between the event and its note tells the move again, and one can see that it is the same
+    kept = Kept(waiting)
+    asyncio.run(kept.aset(TOLD, "3"))
+    watch(waiting, 0.5)
+    assert events(waiting)[0] == ["2", "3", "4", "4"]
+    assert len({moved_to(event)["move"] for event in found(waiting)}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
+def test_a_running_triggerer_tells_a_move_and_the_scheduler_queues_one_run(client, dag_project, monkeypatch, tmp_path):
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    registry = fill(Registry(str(tmp_path / "mlflow")))
+    connect(monkeypatch, str(tmp_path / "mlflow"))
+    asset = wait_for_moves(dag_project, poll_interval=0.5)
+    with triggerer(tmp_path / "log"):
+        until(lambda: kept(asset) == "1", "the first look")
+        move(registry, 2)
+        until(lambda: events(asset) == (["2"], True), "the watcher's event")
+        move(registry, 3)
+        assert deliver(client).json()["done"] in ("told", "it was told before", "the watcher tells it")
+        until(lambda: kept(asset) == "3" and events(asset)[0] == ["2", "3"], "the event of the second move")
+        time.sleep(2)  # further looks
+    assert events(asset) == (["2", "3"], True)
+    runs = [schedule() for _ in range(2)]
+    assert runs[0] == runs[1] and len(runs[0]) == 1, "both moves came before the scheduler looked: one run has both"
+    with create_session() as session:
+        [run] = session.query(DagRun).filter(DagRun.dag_id == DAG, DagRun.run_id == runs[0][0]).all()
+        assert [moved_to(event)["version"] for event in sorted(run.consumed_asset_events, key=lambda e: e.id)] == [
+            "2",
+            "3",
+        ]
+        session.delete(run)
+    assert not events(asset)[1]
+
+
+@contextlib.contextmanager
+def triggerer(log):
+    """Airflow's own triggerer as a process, on the database of the tests; ended with its children."""
+    command = [sys.executable, "-m", "airflow", "triggerer", "--skip-serve-logs"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{log.read_text()[-3000:]}") from error
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def schedule():
+    """One look of Airflow's scheduler for DAGs that need a run; gives the runs by asset events that there are."""
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from airflow.utils.sqlalchemy import prohibit_commit
+
+    with create_session() as session:
+        with prohibit_commit(session) as guard:
+            SchedulerJobRunner(Job())._create_dagruns_for_dags(guard, session)
+        return [
+            run.run_id
+            for run in session.query(DagRun).filter(DagRun.dag_id == DAG, DagRun.run_type == "asset_triggered")
+        ]
+
+
+def kept(asset):
+    return asyncio.run(Kept(asset).aget(TOLD))
+
+
+def until(ready, what, patience=90):
+    deadline = time.monotonic() + patience
+    while not ready():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.2)
 
 
 def test_mlflows_own_server_tells_and_tells_again_until_it_is_heard(mlflow_server, waiting, monkeypatch):

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
-from airflow_provider_sml.ml.bundle import MODEL_FILE, Bundle, Scorer
+from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.ml.contract.quantities import duration, size
 from airflow_provider_sml.ml.gate.verdict import Check
 
@@ -75,7 +75,7 @@ def measure(
     :param settings: the gate of the spec.
     :raises ConfigurationError: when what serves is not installed.
     """
-    found = Served(size=(folder / MODEL_FILE).stat().st_size)
+    found = Served(size=len(Bundle.read(folder).model))
     parity, latency = settings.get("parity"), settings.get("latency")
     try:
         if not rows and (parity is not None or latency):
@@ -100,12 +100,13 @@ def checks(found: Served | None, settings: Mapping[str, Any]) -> Iterator[Check]
     """
     problem = _UNMEASURED if found is None or not found.problem else f"{_UNMEASURED}: {found.problem[:600]}"
     todo = "mend that and clear this task"
+    compare = "compare the versions of the model's library and of this package that trained and that serve"
     if wanted := settings.get("size"):
         most = size(wanted["max"])
         yield Check(
             "size", found is not None and found.size <= most,
             problem if found is None else f"{found.size:,} bytes", f"at most {most:,} bytes",
-            "fewer rounds or shallower trees",
+            "a smaller model, such as one of fewer rounds or shallower trees",
         )  # fmt: skip
     if (wanted := settings.get("parity")) is not None:
         tolerance = wanted.get("tolerance") or TOLERANCE
@@ -115,7 +116,7 @@ def checks(found: Served | None, settings: Mapping[str, Any]) -> Iterator[Check]
             "parity", found is not None and rows > 0 and found.worst <= tolerance,
             f"{found.worst:.3g} at most on {rows:,} stored rows" if found and rows else problem,
             f"scores of {where} within {tolerance:g} of training's",
-            "compare the versions of xgboost and of airflow-provider-sml that trained and that serve" if rows else todo,
+            compare if rows else todo,
         )  # fmt: skip
     for name in ("p50", "p99"):
         if (limit := (settings.get("latency") or {}).get(name)) is None:
@@ -125,7 +126,7 @@ def checks(found: Served | None, settings: Mapping[str, Any]) -> Iterator[Check]
             f"latency {name}", value is not None and value <= longest,
             problem if value is None else f"{1000 * value:.2f} ms for one row",
             f"at most {1000 * longest:g} ms",
-            todo if value is None else "fewer rounds or shallower trees; look at what else ran on this machine",
+            todo if value is None else "a smaller model; look at what else ran on this machine",
         )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The registry: models as MLflow versions, with their lineage and aliases.
 
-A version holds the model in MLflow's own XGBoost flavour, for everyone's tools, and the bundle, which scoring uses.
+A version holds the model in MLflow's own flavour of it, for everyone's tools, and the bundle, which scoring uses.
 What was made from what is written as tags with the prefix ``sml.``. Aliases are ``challenger`` (registered last) and
 ``champion`` (in production). Registering a model twice gives the same version.
 """
@@ -25,6 +25,7 @@ import numpy as np
 from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError, require
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.flavours import XGBOOST
 from airflow_provider_sml.ml.registry import promotion
 from airflow_provider_sml.ml.registry.flavour import log_flavour
 from airflow_provider_sml.ml.registry.history import History, Line
@@ -185,6 +186,17 @@ class Registry:
         """Every move of the model's aliases."""
         with self._client() as client:
             return promotion.read(client, name)[0]
+
+    def move(self, name: str, alias: str, version: str) -> str:
+        """Id of the move by which an alias came to a version, ``Line.move``, also while its line is not yet written.
+
+        :param name: registered model.
+        :param alias: the alias.
+        :param version: that it points to.
+        :returns: the id; empty when the history does not tell of it: it was moved by other means.
+        """
+        with self._client() as client:
+            return promotion.move_to(client, name, version, alias)
 
     def verify(self, name: str, head: str = "") -> list[str]:
         """What is wrong with the history of a model, in words; nothing when all is well.
@@ -350,7 +362,8 @@ class Registry:
         which: dict[str, Any] = {"run_id": begun[0].info.run_id} if begun else {"experiment_id": experiment_id}
         with mlflow.start_run(**which, run_name=f"{name}-{bundle.model_id}", tags=tags) as run:
             mlflow.log_params({key: str(value) for key, value in bundle.lineage.get("params", {}).items()})
-            mlflow.log_params({"rounds_kept": bundle.rounds, "features": len(bundle.dataset.features)})
+            rounds = {"rounds_kept": bundle.rounds} if bundle.flavour == XGBOOST else {}
+            mlflow.log_params(rounds | {"flavour": bundle.flavour, "features": len(bundle.dataset.features)})
             if evaluation is not None:
                 mlflow.log_metrics(metrics_of(evaluation))
                 mlflow.log_artifacts(evaluation.uri, "evaluation")

@@ -93,6 +93,24 @@ def mend(client: MlflowClient, name: str, by: str = "") -> tuple[list[Line], dic
     raise CommitError(f"the aliases of {name} are being moved all the time", todo="run it again")
 
 
+def move_to(client: MlflowClient, name: str, version: str, alias: str) -> str:
+    """Id of the move by which an alias came to a version; empty when nothing tells of it.
+
+    :param client: of the registry.
+    :param name: registered model.
+    :param version: that the alias points to.
+    :param alias: the alias.
+    """
+    state = client.get_model_version(name, version).tags.get(f"{STATE}{alias}", "")
+    if state.startswith("{"):  # under way
+        try:
+            return Line.load(state).move
+        except ValueError:
+            return ""
+    last = read(client, name)[0].last(alias)
+    return last.move if last is not None and (last.hash, last.after) == (state, version) else ""
+
+
 def anchors(client: MlflowClient, name: str) -> Iterator[tuple[str, str]]:
     """Of each version that an alias was moved to: what it is in words, and the hash of the line that says so."""
     token = None

@@ -25,8 +25,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "lake", "table", "snapshot_id", "contract", "days_train", "days_validate", "days_test", "sample_id",
         "sample_uri", "sample_rate", "sample_manifest",
     ),
-    "Training": ("model_id", "digest", "seed", "params", "workers", "device", "recalibration", "warm_start"),
-    "Software": ("code_version", "bundle_version", "image_digest", "environment", "xgboost", "python"),
+    "Training": ("model_id", "digest", "seed", "params", "workers", "device", "recalibration", "warm_start",
+                 "imported_from"),
+    "Software": ("flavour", "library", "code_version", "bundle_version", "image_digest", "environment", "python"),
     "Run": ("dag_id", "run_id", "seconds", "interruptions", "cost_usd", "cost_unknown"),
     "Quality": (
         "auc", "auc_low", "auc_high", "ece", "baseline_auc", "test_rows", "evaluation", "gate", "deployed",
@@ -54,7 +55,7 @@ def of_version(registry: Registry, ref: ModelVersionRef, lake: Lake | None = Non
         "name": ref.name,
         **found,
         "aliases": sorted(alias for alias, version in registry.aliases(ref.name).items() if version == ref.version),
-        "missing": sorted(name for group in GROUPS.values() for name in group if name in _ALWAYS - set(found["tags"])),
+        "missing": _missing(found["tags"]),
         "moves": [shown(line) for line in history.lines if ref.version in (line.before, line.after)],
         "ancestors": ancestors,
         "descendants": [one for one in known.values() if one["tags"].get("warm_start") == ref.version],
@@ -65,11 +66,19 @@ def of_version(registry: Registry, ref: ModelVersionRef, lake: Lake | None = Non
     }
 
 
+def _missing(tags: Mapping[str, str]) -> list[str]:
+    """Tags that the version ought to have."""
+    wanted = _ALWAYS - (_TRAINED if "imported_from" in tags else set())
+    return sorted(name for group in GROUPS.values() for name in group if name in wanted - set(tags))
+
+
 #: Tags that a version of ``RegisterModelOperator`` always has.
 _ALWAYS = set(TAGS) - {
     "warm_start", "bundle_version", "image_digest", "interruptions", "baseline_auc", "gate", "deployed", "evaluation",
-    "auc", "auc_low", "auc_high", "ece", "test_rows",
+    "auc", "auc_low", "auc_high", "ece", "test_rows", "imported_from",
 }  # fmt: skip
+#: Those of them that only a training here has.
+_TRAINED = {"seed", "workers", "device", "seconds"}
 
 
 def of_data(

@@ -16,13 +16,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from airflow_provider_sml.errors import ConfigurationError, SmlError, require
+from airflow_provider_sml.ml.flavours import XGBOOST
 from airflow_provider_sml.ml.training.__main__ import add_train, train
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, alone: bool = False) -> int:
+    """Run the command line; returns the exit code.
+
+    :param arguments: of the command; those of the process when None.
+    :param alone: whether the process does nothing else, so that imports may be spared for all of it.
+    """
     options = _parser(os.environ).parse_args(arguments)
+    options.alone = alone
     if options.run is train:
+        _spare_imports(alone)
         return train(options)
     try:
         for module in ("fastapi", "uvicorn", "prometheus_client", "httpx", "psutil"):
@@ -47,7 +54,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     serve.add_argument("--host", default=environ.get("SML_SERVE_HOST", "127.0.0.1"), help="address to listen on")
     port = environ.get("AIP_HTTP_PORT") or environ.get("SAGEMAKER_BIND_TO_PORT") or "8080"
     serve.add_argument("--port", type=int, default=port, help="port to listen on (default: %(default)s)")
-    serve.add_argument("--threads", type=int, default=1, help="threads of XGBoost per request (default: 1)")
+    serve.add_argument(
+        "--threads", type=int, default=1, help="threads of XGBoost and onnxruntime per request (default: 1)"
+    )
     serve.add_argument("--log-dir", type=Path, help="folder of the prediction log (default: none is written)")
     serve.add_argument("--control", type=Path, help=argparse.SUPPRESS)
     serve.add_argument("--private-port-file", type=Path, help=argparse.SUPPRESS)
@@ -76,6 +85,7 @@ def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     bundle = Bundle.read(options.bundle or _folder(os.environ))
+    _spare_imports(options.alone and bundle.flavour == XGBOOST)
     version = options.version or bundle.model_id
     log = PredictionLog(options.log_dir) if options.log_dir else None
     app = create_app(bundle, version=version, model=options.model, log=log, threads=options.threads)
@@ -88,6 +98,13 @@ def _serve(options: argparse.Namespace) -> int:
         serve_public(app, log, options.host, options.port)
     print(f"stopped serving {what}", flush=True)
     return 0
+
+
+def _spare_imports(spare: bool) -> None:
+    """xgboost imports scikit-learn and with it pandas where they are installed, for classes that nothing here uses:
+    three seconds and a hundred megabytes per server."""
+    if spare:
+        sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
 
 
 def _folder(environ: Mapping[str, str]) -> Path:
@@ -142,7 +159,4 @@ def _status(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    # xgboost imports scikit-learn and with it pandas where they are installed, for classes that nothing here uses:
-    # three seconds and a hundred megabytes per server.
-    sys.modules.setdefault("sklearn", None)  # type: ignore[arg-type]
-    sys.exit(main())
+    sys.exit(main(alone=True))

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_sml.errors import DeploymentError
-from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE
+from airflow_provider_sml.ml.bundle import BUNDLE_FILE, file_of
 
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token"
 _TRIES = 5
@@ -35,10 +35,18 @@ def fetch_bundle(uri: str, environ: Mapping[str, str]) -> Path:
     headers = {} if server else {"Authorization": f"Bearer {_token()}"}
     place = urlsplit(uri)
     folder = Path(tempfile.mkdtemp(prefix="sml-bundle-"))
-    for name in (BUNDLE_FILE, MODEL_FILE):
+
+    def fetch(name: str) -> bytes:
         key = quote(f"{place.path.strip('/')}/{name}".lstrip("/"), safe="")
         address = f"{server or 'https://storage.googleapis.com'}/storage/v1/b/{place.netloc}/o/{key}?alt=media"
-        (folder / name).write_bytes(_get(address, headers, f"{uri.rstrip('/')}/{name}"))
+        content = _get(address, headers, f"{uri.rstrip('/')}/{name}")
+        (folder / name).write_bytes(content)
+        return content
+
+    try:
+        fetch(file_of(json.loads(fetch(BUNDLE_FILE))))
+    except ValueError as error:
+        raise DeploymentError(f"{uri} holds no model bundle", expected=BUNDLE_FILE, found=error) from error
     return folder
 
 

@@ -131,7 +131,7 @@ class LocalEndpoint:
         :param model: name of the registered model.
         :param version: its version.
         :param timeout: seconds until it must answer.
-        :param threads: threads that XGBoost may use for one request.
+        :param threads: threads that XGBoost and onnxruntime may use for one request.
         :raises DeploymentError: when it dies or does not answer in time, another roll-out of this endpoint is under
             way, or the public port is held by something else.
         """

@@ -95,7 +95,7 @@ def compare(
             f"{what} scores otherwise than training did: {wrong} of {len(rows)} rows off by more than {tolerance:g}",
             expected=f"{expected[worst_row]:.9g} for row {worst_row}, the worst",
             found=f"{scores[worst_row]:.9g}",
-            todo="compare the versions of xgboost and of airflow-provider-sml that trained and that serve; "
+            todo="compare the versions of the model's library and of this package that trained and that serve; "
             f"the row is {json.dumps(dict(rows[worst_row]), default=str)[:400]}",
         )
     return ParityResult(len(rows), off[worst_row], worst_row, tolerance)

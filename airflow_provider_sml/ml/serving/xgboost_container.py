@@ -20,6 +20,7 @@ import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.flavours import XGBOOST
 from airflow_provider_sml.ml.serving.requests import RequestChecker
 
 #: The file of the archive that holds the booster, and the content type of questions and answers.
@@ -32,8 +33,9 @@ def booster_of(bundle: Bundle, image: str = "SageMaker's XGBoost image") -> byte
     """The booster as the image takes it.
 
     :param image: whose it is, for messages.
-    :raises ConfigurationError: when the booster's own scores are not the model's.
+    :raises ConfigurationError: when it is no booster, or its own scores are not the model's.
     """
+    bundle.require(XGBOOST, f"{image[0].upper()}{image[1:]}")
     if bundle.recalibration not in (None, 1, 1.0):
         raise ConfigurationError(
             f"model {bundle.model_id} recalibrates its scores, which {image} does not",

@@ -19,6 +19,7 @@ from airflow_provider_sml._version import __version__
 from airflow_provider_sml.errors import ConfigurationError, DataError, IntegrityError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.flavours import XGBOOST
 from airflow_provider_sml.ml.sampling import read_manifest, split_files
 from airflow_provider_sml.ml.training import data, metrics
 from airflow_provider_sml.ml.training.runner import draws_at_random
@@ -36,10 +37,17 @@ def training_of(what: str, bundle: Bundle, tags: Mapping[str, str], lake: Lake) 
     :param bundle: its bundle.
     :param tags: its tags.
     :param lake: the lake of its table.
-    :raises ConfigurationError: when its lineage is not whole, or its snapshot or its sample is gone.
+    :raises ConfigurationError: when it was trained elsewhere, its lineage is not whole, or its snapshot or its sample
+        is gone.
     :raises IntegrityError: when the sample is not the one that it was trained on.
     """
+    bundle.require(XGBOOST, "Training a version again")
     told = bundle.lineage
+    if "imported_from" in told:
+        raise ConfigurationError(
+            f"{what} was trained elsewhere", expected="a version that was trained by this package",
+            found=f"imported from {told['imported_from']}",
+        )  # fmt: skip
     needed = ["table", "snapshot_id", "sample_id", "params", "workers"]
     if draws_at_random(told.get("params", {})):
         needed.append("checkpoint_rounds")

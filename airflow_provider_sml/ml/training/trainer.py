@@ -198,6 +198,7 @@ def bundle_of(training: Training, outcome: Outcome, cost: dict[str, Any], second
             "workers": training.workers,
             "checkpoint_rounds": training.every,
             "xgboost": xgboost.__version__,
+            "library": f"xgboost=={xgboost.__version__}",
             "seconds": round(seconds, 1),
             "boosting_seconds": round(outcome.state.seconds, 1),
             "device": outcome.device,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.bundle import Bundle, feature_types
 from airflow_provider_sml.ml.contract import Dataset, Feature
+from airflow_provider_sml.ml.flavours import XGBOOST
 from airflow_provider_sml.ml.training import data
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ class WarmStart:
 
         :param dataset: of the training.
         :param settings: of the training.
-        :raises ConfigurationError: when features, their order, their categories or the label differ, or the version
-            was not held to the monotone constraints.
+        :raises ConfigurationError: when it is no booster, or features, their order, their categories or the label
+            differ, or the version was not held to the monotone constraints.
         """
+        self.bundle.require(XGBOOST, f"A warm start, here from {self.name} version {self.version},")
         theirs = self.bundle.dataset
         if list(theirs.features) != list(dataset.features):
             raise self._misfit("has other features", ", ".join(theirs.features), ", ".join(dataset.features))

@@ -89,15 +89,17 @@ def scoring_app(cloud: FakeGoogle, model: Any) -> Scoring:
     :param model: the version, a message of the API.
     :raises Exception: when there is no bundle at its artifact_uri.
     """
-    from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE, Bundle
+    from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, file_of
     from airflow_provider_sml.ml.serving.server import create_app
 
     if PREBUILT in model.container_spec.image_uri:
         return prebuilt_xgboost(cloud, model)
     assert cloud.storage is not None, "give the fake a server of Cloud Storage: FakeGoogle(gcs=...)"
     with tempfile.TemporaryDirectory() as folder:
-        for name in (BUNDLE_FILE, MODEL_FILE):
-            (Path(folder) / name).write_bytes(cloud.storage.read(f"{model.artifact_uri.rstrip('/')}/{name}"))
+        place = model.artifact_uri.rstrip("/")
+        described = cloud.storage.read(f"{place}/{BUNDLE_FILE}")
+        for name in (BUNDLE_FILE, file_of(json.loads(described))):
+            (Path(folder) / name).write_bytes(cloud.storage.read(f"{place}/{name}"))
         bundle = Bundle.read(Path(folder))
     app = create_app(bundle, version=bundle.model_id, environ={})
     return Scoring(lambda body, kind: asyncio.run(_ask(app, body, kind)), lambda: None)
