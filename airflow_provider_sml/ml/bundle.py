@@ -100,7 +100,9 @@ class Bundle:
             model = (folder / file_of(described)).read_bytes()
         except (OSError, ValueError) as error:
             raise IntegrityError(
-                f"{folder} holds no model bundle", expected=f"a model's file and {BUNDLE_FILE}", found=str(error)
+                f"{folder} holds no model bundle",
+                expected=f"a file such as {MODEL_FILE} and {BUNDLE_FILE}",
+                found=str(error),
             ) from error
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise IntegrityError(

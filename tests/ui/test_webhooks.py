@@ -272,21 +272,20 @@ def test_a_running_triggerer_tells_a_move_and_the_scheduler_queues_one_run(clien
         until(lambda: kept(asset) == "1", "the first look")
         move(registry, 2)
         until(lambda: events(asset) == (["2"], True), "the watcher's event")
+        first = schedule()
+        assert len(first) == 1 and schedule() == first and not events(asset)[1]
         move(registry, 3)
         assert deliver(client).json()["done"] in ("told", "it was told before", "the watcher tells it")
         until(lambda: kept(asset) == "3" and events(asset)[0] == ["2", "3"], "the event of the second move")
         time.sleep(2)  # further looks
     assert events(asset) == (["2", "3"], True)
-    runs = [schedule() for _ in range(2)]
-    assert runs[0] == runs[1] and len(runs[0]) == 1, "both moves came before the scheduler looked: one run has both"
+    second = schedule()
+    assert len(second) == 2 and second[0] == first[0] and schedule() == second
     with create_session() as session:
-        [run] = session.query(DagRun).filter(DagRun.dag_id == DAG, DagRun.run_id == runs[0][0]).all()
-        assert [moved_to(event)["version"] for event in sorted(run.consumed_asset_events, key=lambda e: e.id)] == [
-            "2",
-            "3",
-        ]
-        session.delete(run)
-    assert not events(asset)[1]
+        for run_id, version in zip(second, ("2", "3"), strict=True):
+            [run] = session.query(DagRun).filter(DagRun.dag_id == DAG, DagRun.run_id == run_id).all()
+            assert [moved_to(event)["version"] for event in run.consumed_asset_events] == [version]
+            session.delete(run)
 
 
 @contextlib.contextmanager
@@ -315,10 +314,8 @@ def schedule():
     with create_session() as session:
         with prohibit_commit(session) as guard:
             SchedulerJobRunner(Job())._create_dagruns_for_dags(guard, session)
-        return [
-            run.run_id
-            for run in session.query(DagRun).filter(DagRun.dag_id == DAG, DagRun.run_type == "asset_triggered")
-        ]
+        runs = session.query(DagRun).filter(DagRun.dag_id == DAG, DagRun.run_type == "asset_triggered")
+        return [run.run_id for run in runs.order_by(DagRun.id)]
 
 
 def kept(asset):

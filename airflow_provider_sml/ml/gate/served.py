@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
-from airflow_provider_sml.ml.bundle import Bundle, Scorer
+from airflow_provider_sml.ml.bundle import BUNDLE_FILE, Bundle, Scorer, file_of
 from airflow_provider_sml.ml.contract.quantities import duration, size
 from airflow_provider_sml.ml.gate.verdict import Check
 
@@ -75,7 +75,8 @@ def measure(
     :param settings: the gate of the spec.
     :raises ConfigurationError: when what serves is not installed.
     """
-    found = Served(size=len(Bundle.read(folder).model))
+    file = file_of(json.loads((folder / BUNDLE_FILE).read_text()))
+    found = Served(size=(folder / file).stat().st_size)
     parity, latency = settings.get("parity"), settings.get("latency")
     try:
         if not rows and (parity is not None or latency):
