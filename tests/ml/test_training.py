@@ -77,7 +77,7 @@ def test_a_training_leaves_no_team_of_threads_behind(local, shop_sample, tmp_pat
     """With the members of two teams, libgomp would let all of them sleep at every barrier."""
 
     def threads():
-        return {name for name in os.listdir("/proc/self/task")}
+        return set(os.listdir("/proc/self/task"))
 
     fit(local, shop_sample, tmp_path / "first")  # starts the threads that Dask and Arrow keep
     before = threads()

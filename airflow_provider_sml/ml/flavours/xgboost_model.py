@@ -87,6 +87,6 @@ def _read(content: bytes, threads: int = 0) -> xgboost.Booster:
     except xgboost.core.XGBoostError as error:
         raise ConfigurationError(
             "the file is no XGBoost model", expected="what Booster.save_model wrote as .ubj or .json",
-            found=str(error).strip()[:300],
+            found=f"{type(error).__name__}: {str(error).partition('Stack trace:')[0].strip()[:300]}",
         ) from error  # fmt: skip
     return booster
