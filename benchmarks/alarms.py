@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from airflow_provider_sml.ml.monitoring.profile import Kind, Profile, merge, of_batches
+from airflow_provider_sml.ml.monitoring.reference import Reference
 from airflow_provider_sml.ml.monitoring.sketch import Numbers
-from airflow_provider_sml.ml.monitoring.verdicts import Judgement, Rules, judge, window
+from airflow_provider_sml.ml.monitoring.verdicts import Judgement, Rules, judge
 
 #: Nights before each that it is compared with.
 WINDOW = 56
@@ -44,7 +45,7 @@ def main() -> None:
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * 5)
     told: dict[dt.date, tuple[Judgement, Judgement]] = {}
     for day in profiles:
-        wanted = window("trailing", day, WINDOW)
+        wanted = Reference("trailing", WINDOW).window(day)
         before = [profiles[past] for past in wanted if past in profiles]
         if len(before) < WINDOW // 2:
             continue

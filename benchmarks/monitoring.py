@@ -1,21 +1,28 @@
 """What a nightly profile costs: against the bare scan, against Evidently's preset, over many rows, and merging a year.
 
 Rows are bootstrapped from the real flights with their weather: drawn with replacement by a seed, numbers moved by a
-little, 17 columns. Every measurement is a process of its own. The bare scan sums every column (the lengths of
-texts), so that each is read and decoded.
+little, 17 columns; written a million to a file, zstd. More than ``DISTINCT`` files are links to the first ones, so that
+100 million rows are read without taking the disk for them.
 
-``SML_BENCH_ROWS`` gives the rows of the scan and of Evidently (1000000), ``SML_BENCH_STREAM`` those that are streamed
-(10000000,100000000), ``SML_BENCH_REPEATS`` the repeats (3), ``SML_BENCH_SPARK=no`` leaves Spark out.
+The bare scan reads and decodes all the same columns: the sum of each number, the length of each text. Both sides run in
+one process in turn, after a run of each that is not counted (caches, and Java's compiler), and starting the process,
+the engine and the imports are not counted; CPU is that of all threads, and of Spark's Java and Python processes. The
+most memory is that of a process of its own that makes the profile alone, imports and engine included.
+
+``SML_BENCH_ROWS`` gives the rows of the scans (1000000), in whole millions or less than one; ``SML_BENCH_STREAM``
+those that are made up and profiled without a file (100000000; empty for none), ``SML_BENCH_REPEATS`` the repeats (3),
+``SML_BENCH_EVIDENTLY`` the rows of Evidently's preset (1000000), ``SML_BENCH_SPARK=no`` leaves Spark out.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,9 @@ NUMBERS = ("hour", "minute", "distance", "air_time", "dep_delay", "arr_delay", "
 CATEGORIES = ("carrier", "origin", "dest")
 KINDS = dict.fromkeys(NUMBERS, "number") | dict.fromkeys(CATEGORIES, "category")
 BATCH = 200_000
+#: Rows of a file, and files that are no links.
+MILLION, DISTINCT = 1_000_000, 10
+GOAL = "ours <= 2 x the bare scan"
 
 
 def main() -> None:
@@ -36,66 +46,79 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for count in numbers("SML_BENCH_ROWS", "1000000"):
-            path = Path(folder) / f"{count}.parquet"
+            rows += scans(files(Path(folder), count), count)
+        for count in numbers("SML_BENCH_EVIDENTLY", "1000000"):
+            path = Path(folder) / "evidently.parquet"
             for seed, name in ((1, path), (2, path.with_suffix(".night.parquet"))):
                 process(command("write", name, count, seed))
-            rows += scans(path, count)
             rows += evidently(path, count)
-            path.unlink()
-        for count in numbers("SML_BENCH_STREAM", "10000000,100000000"):
-            taken = process(command("stream", count))
-            rows.append(Row(f"{count:,} rows streamed", "peak MB", taken.peak, None, "does not grow with the rows"))
-            rows.append(Row(f"{count:,} rows streamed, made up and profiled", "CPU seconds", taken.cpu, None))
-        rows += year()
+    for count in numbers("SML_BENCH_STREAM", "100000000"):
+        taken = process(command("stream", count))
+        rows.append(Row(f"{count:,} rows streamed", "peak MB", taken.peak, None, "does not grow with the rows"))
+        rows.append(Row(f"{count:,} rows streamed, made up and profiled", "CPU seconds", taken.cpu, None))
+    rows += year()
     report("monitoring", rows)
+
+
+def files(folder: Path, count: int) -> Path:
+    """A folder of files with so many rows; files of a million are made once and linked."""
+    target = folder / f"{count}"
+    target.mkdir()
+    if count < MILLION:
+        process(command("write", target / "000.parquet", count, 1))
+        return target
+    for number in range(count // MILLION):
+        made = folder / f"{number % DISTINCT:03d}.parquet"
+        if not made.exists():
+            process(command("write", made, MILLION, 1 + number % DISTINCT))
+        os.link(made, target / f"{number:03d}.parquet")
+    return target
 
 
 def command(case: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "benchmarks.monitoring", case, *map(str, arguments)]
 
 
-def scans(path: Path, count: int) -> list[Row]:
-    """Profiles against the bare scan, each in a process that is measured inside, so that starting it is left out."""
+def scans(folder: Path, count: int) -> list[Row]:
+    """Profiles against the bare scan, by engine."""
     found = []
     engines = ["duckdb", "arrow"] + (["spark"] if os.environ.get("SML_BENCH_SPARK") != "no" else [])
+    repeats = int(os.environ.get("SML_BENCH_REPEATS", "3")) if count <= 10 * MILLION else 1
     for engine in engines:
-        taken: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}
-        for _ in range(int(os.environ.get("SML_BENCH_REPEATS", "3"))):
-            for side in taken:
-                taken[side].append(inside(command(engine, path, side)))
+        told = json.loads(printed(command(engine, folder, repeats)))
+        case, goal = f"profile-scan, {engine}, {count:,} x {len(KINDS)}", GOAL if engine != "arrow" else None
         for at, metric in enumerate(("wall seconds", "CPU seconds")):
-            ours, bare = (statistics.median(pair[at] for pair in taken[side]) for side in ("ours", "bare"))
-            goal = "ours <= 2 x the bare scan" if engine != "arrow" else None
-            found.append(Row(f"profile-scan, {engine}, {count:,} x {len(KINDS)}", metric, ours, bare, goal))
+            ours, bare = (statistics.median(pair[at] for pair in told[side]) for side in ("ours", "bare"))
+            found.append(Row(case, metric, ours, bare, goal))
+        if engine != "spark":  # whose memory is that of a Java process with a heap of its own
+            peak = process(command(engine, folder, 0)).peak
+            found.append(Row(case, "peak MB", peak, None, "does not grow with the rows"))
     return found
 
 
-def inside(arguments: list[str]) -> tuple[float, float]:
-    """Wall and CPU seconds that a case printed."""
+def printed(arguments: list[str]) -> str:
+    """The last line that a case prints."""
     import subprocess
 
-    done = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True)
-    wall, cpu = done.stdout.split()[-2:]
-    return float(wall), float(cpu)
+    done = subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
 
 
 def evidently(path: Path, count: int) -> list[Row]:
     """The whole report from profiles against the preset on the rows, whole processes; imports measured apart."""
     idle, ours, stock = (process(command(case, path)) for case in ("report_idle", "report_ours", "report_stock"))
     case = f"evidently, {count:,} x {len(KINDS)}"
-    same = {process_output(command(name, path)) for name in ("report_ours", "report_stock")}
+    same = {printed(command(name, path)) for name in ("report_ours", "report_stock")}
     return [
-        Row(f"{case}", "CPU seconds", ours.cpu, stock.cpu, "30 x less"),
         Row(f"{case}, without the imports", "CPU seconds", ours.cpu - idle.cpu, stock.cpu - idle.cpu, "30 x less"),
-        Row(f"{case}", "peak MB", ours.peak, stock.peak),
+        Row(f"{case}, whole process", "CPU seconds", ours.cpu, stock.cpu),
+        Row(f"{case}: the imports alone", "CPU seconds", idle.cpu, None),
+        Row(f"{case}, whole process", "peak MB", ours.peak, stock.peak),
+        Row(f"{case}: the imports alone", "peak MB", idle.peak, None),
         Row(f"{case}: the same columns drifted", "1 is yes", float(len(same) == 1), None, "1"),
     ]
-
-
-def process_output(arguments: list[str]) -> str:
-    import subprocess
-
-    return subprocess.run(arguments, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\n")[-2]
 
 
 def year() -> list[Row]:
@@ -181,10 +204,22 @@ def stream(count: str) -> int:
     return of_batches(flights(int(count), 1), KINDS).rows  # type: ignore[arg-type]
 
 
-def _timed(work: Any) -> str:
-    began, used = time.perf_counter(), time.process_time()
-    work()
-    return f"{time.perf_counter() - began} {time.process_time() - used}"
+def in_turn(
+    ours: Callable[[], Any], bare: Callable[[], Any], repeats: int, used: Callable[[], float] = time.process_time
+) -> str:
+    """Wall and CPU seconds of both, as JSON; ours alone, once, for no repeats.
+
+    :param used: CPU seconds so far.
+    """
+    sides = {"ours": ours, "bare": bare} if repeats else {"ours": ours}
+    taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for turn in range(repeats + 1):
+        for side, work in sides.items():
+            began, before = time.perf_counter(), used()
+            work()
+            if turn or not repeats:
+                taken[side].append((time.perf_counter() - began, used() - before))
+    return json.dumps(taken)
 
 
 def _bare() -> str:
@@ -192,57 +227,71 @@ def _bare() -> str:
     return ", ".join([*(f"SUM({name})" for name in NUMBERS), *(f"SUM(LENGTH({name}))" for name in CATEGORIES)])
 
 
-def duckdb(path: str, side: str) -> str:
+def duckdb(folder: str, repeats: str) -> str:
     import duckdb
 
     from airflow_provider_sml.ml.monitoring import profile_sql
 
-    source = f"read_parquet('{path}')"
-    with duckdb.connect() as connection:
-        if side == "bare":
-            return _timed(lambda: connection.execute(f"SELECT {_bare()} FROM {source}").fetchall())
-        columns = profile_sql.columns_of(KINDS)  # type: ignore[arg-type]
-        return _timed(lambda: profile_sql.of_duckdb(connection, source, columns))
+    source, columns = f"read_parquet('{folder}/*.parquet')", profile_sql.columns_of(KINDS)  # type: ignore[arg-type]
+    with duckdb.connect(config={"memory_limit": "512MB"}) as connection:
+        return in_turn(
+            lambda: profile_sql.of_duckdb(connection, source, columns),
+            lambda: connection.execute(f"SELECT {_bare()} FROM {source}").fetchall(),
+            int(repeats),
+        )
 
 
-def arrow(path: str, side: str) -> str:
+def arrow(folder: str, repeats: str) -> str:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from airflow_provider_sml.ml.monitoring.profile import of_batches
 
-    file = pq.ParquetFile(path)
-    if side == "bare":
-        return _timed(lambda: [[pc.min_max(c) for c in batch.columns] for batch in file.iter_batches(BATCH)])
-    return _timed(lambda: of_batches(file.iter_batches(BATCH), KINDS))  # type: ignore[arg-type]
+    def batches() -> Iterator[Any]:
+        for path in sorted(Path(folder).glob("*.parquet")):
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(BATCH)
+
+    def bare() -> None:
+        for batch in batches():
+            for name in KINDS:
+                pc.sum(batch.column(name) if name in NUMBERS else pc.utf8_length(batch.column(name)))
+
+    return in_turn(lambda: of_batches(batches(), KINDS), bare, int(repeats))  # type: ignore[arg-type]
 
 
-def spark(path: str, side: str) -> str:
-    """CPU is that of this process's children too: the JVM does the work."""
+def spark(folder: str, repeats: str) -> str:
+    """CPU is that of this process and of its children: Java does the work, and Python processes that it starts."""
     import psutil
     from pyspark.sql import SparkSession
 
     from airflow_provider_sml.ml.monitoring import profile_sql
 
-    session = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
+    session = builder.config("spark.driver.memory", "2g").getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
-    session.read.parquet(path).createOrReplaceTempView("flights")
-    session.sql("SELECT COUNT(*), MAX(hour) FROM flights").collect()
+    session.read.parquet(folder).createOrReplaceTempView("flights")
     columns = profile_sql.columns_of(KINDS)  # type: ignore[arg-type]
+    me = psutil.Process()
 
     def used() -> float:
-        return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
+        found = 0.0
+        for one in [me, *me.children(recursive=True)]:
+            times = one.cpu_times()
+            found += times.user + times.system + (times.children_user + times.children_system if one != me else 0)
+        return found
 
-    def work() -> None:
-        if side == "bare":
-            session.sql(f"SELECT {_bare()} FROM flights").collect()
-        else:
-            profile_sql.of_spark(session, "flights", columns)
+    def ours() -> None:
+        profile_sql.of_spark(session, "flights", columns)
 
-    work()  # the JVM compiles; the second run is measured
-    before, began = used(), time.perf_counter()
-    work()
-    answer = f"{time.perf_counter() - began} {used() - before}"
+    def bare() -> None:
+        session.sql(f"SELECT {_bare()} FROM flights").collect()
+
+    for _ in range(2):  # Java compiles what runs often
+        bare()
+        ours()
+    answer = in_turn(ours, bare, int(repeats), used)
     session.stop()
     return answer
 

@@ -31,6 +31,7 @@ def spark():
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraJavaOptions": java_options(find_spark_submit()),
         "spark.sql.shuffle.partitions": "2",
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).parents[1]),  # Python workers take the package from here
     }
     for key, value in settings.items():
         builder = builder.config(key, value)

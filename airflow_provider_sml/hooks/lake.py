@@ -88,6 +88,25 @@ class LakeHook(BaseHook):
         return None if is_location(self.lake) else find_connection(self.lake, self.default_conn_name)
 
 
+def mount_store(location: str, connection: str = "") -> Path:
+    """A place on an object store that is reached through a connection, unless it can be reached already.
+
+    :param location: an ``s3://`` or ``gs://`` address.
+    :param connection: id of an ``aws`` or ``google_cloud_platform`` connection; the default one, which may be missing,
+        when empty.
+    """
+    from airflow_provider_sml.ml import storage
+    from airflow_provider_sml.ml.storage import Store
+
+    if not storage.is_reached(location):
+        google = location.startswith(("gs://", "gcs://"))
+        default = "google_cloud_default" if google else "aws_default"
+        found = find_connection(connection or default, default)
+        if found:
+            storage.mount(location, Store(**(_google if google else _aws)(connection or default)))
+    return storage.place(location)
+
+
 def _store(values: dict[str, Any]) -> Store:
     """How the store is reached, from the connection's fields and the connection that they may name."""
     from airflow_provider_sml.ml.storage import Store

@@ -7,13 +7,14 @@ embedded place below ``[sml] home`` is taken, so that everything runs on a lapto
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from airflow_provider_sml.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow.sdk import Connection
 
 
@@ -36,7 +37,24 @@ def report_folder(reports: str | None, *parts: str) -> Path:
     :param reports: folder of all reports, as an operator was given it; ``reports`` below ``home`` when None.
     :param parts: what leads to the folder below it, such as the model's name and the kind of report.
     """
-    return Path(reports or f"{home()}/reports").joinpath(*parts)
+    return reached(reports or f"{home()}/reports").joinpath(*parts)
+
+
+def reached(location: str) -> Path:
+    """A place by its path or address, ready to be read and written.
+
+    On an object store that nothing has been mounted of yet, such as a lake, it is reached through ``aws_default`` or
+    ``google_cloud_default`` where there is such a connection, else by the environment's own credentials.
+
+    :param location: a path, or an ``s3://`` or ``gs://`` address.
+    """
+    from airflow_provider_sml.ml import storage
+
+    if storage.is_remote(location) and not storage.is_reached(location):
+        from airflow_provider_sml.hooks.lake import mount_store
+
+        mount_store(location)
+    return storage.place(location)
 
 
 def find_connection(conn_id: str, default: str) -> Connection | None:

@@ -12,7 +12,7 @@ Credentials stay in the connections: the official providers' own hooks make the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,13 @@ from airflow_provider_sml.errors import ConfigurationError, did_you_mean, requir
 from airflow_provider_sml.hooks.places import find_connection, is_location, local_emulator
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from airflow.sdk import Connection
 
     from airflow_provider_sml.cloud.remote_job import Adapter
+    from airflow_provider_sml.ml.monitoring.profile import Profile
+    from airflow_provider_sml.ml.monitoring.profile_sql import Column
     from airflow_provider_sml.ml.warehouse import LakeRows, Publication
     from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
 
@@ -129,6 +133,29 @@ class BigQueryPlace(RemoteWarehouse):
             file = str(scratch / f"{name}.parquet")
             rows.write(file)
         return BigQueryPublishJob(**common, uris=plan.uris, file=file)
+
+    def profile(
+        self, table: str, day: dt.date, rows: int, columns: Sequence[Column], segment: str | None
+    ) -> Profile | None:
+        """Profile a day of a published table where it is; None when it holds another number of rows than the lake.
+
+        :param table: its name.
+        :param day: the day.
+        :param rows: of the day in the lake.
+        :param columns: what to profile.
+        :param segment: an expression by whose values the rows are profiled apart as well.
+        """
+        require("google.cloud.bigquery", "google")
+        from airflow_provider_sml.cloud.bigquery import table_columns
+        from airflow_provider_sml.ml.monitoring.profile_sql import of_bigquery
+        from airflow_provider_sml.ml.warehouse.bigquery import BigQueryWarehouse
+
+        client = bigquery_client(self.connection, self.project, self.options.location)
+        if not columns or table_columns(client, self.dataset, table) is None:
+            return None
+        made = of_bigquery(client, BigQueryWarehouse(self.project, self.dataset).day(table, day), columns,
+                           segment=segment)  # fmt: skip
+        return made if made.rows == rows else None
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,13 @@ def mount(location: str, store: Store) -> None:
         _mounts[address(location)] = store
 
 
+def is_reached(location: str | Path) -> bool:
+    """Whether what was mounted in this process says how to reach an address."""
+    uri = address(location)
+    above = [mounted for mounted in _mounts if uri == mounted or uri.startswith(f"{mounted}/")]
+    return bool(above) or len([mounted for mounted in _mounts if mounted.split("://")[0] == uri.split("://")[0]]) == 1
+
+
 def place(location: str | Path) -> Path:
     """A place by its path or address.
 

@@ -14,12 +14,12 @@ import datetime as dt
 import logging
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseNotifier
 
-from airflow_provider_sml.errors import ConfigurationError, MissingExtraError
+from airflow_provider_sml.errors import ConfigurationError, MissingExtraError, SmlError
+from airflow_provider_sml.hooks.places import reached
 from airflow_provider_sml.notifications.sent import RANK, Sent, sent
 
 if TYPE_CHECKING:
@@ -115,7 +115,12 @@ class AlertNotifier(BaseNotifier):
         """What was sent of this finding; None where nobody keeps it."""
         if not self.key or not self.state:
             return contextlib.nullcontext(None)
-        return sent(Path(self.state), str(self.key), dt.timedelta(seconds=self.again_after))
+        try:
+            folder = reached(self.state)
+        except SmlError as error:
+            self.log.warning("The state of alerts in %s is not available, nothing is held back: %s", self.state, error)
+            return contextlib.nullcontext(None)
+        return sent(folder, str(self.key), dt.timedelta(seconds=self.again_after))
 
     def _deliver(self, channel: Mapping[str, Any], where: Mapping[str, str], known: Sent | None) -> tuple[str, str]:
         """Tell one channel; gives what became of it."""

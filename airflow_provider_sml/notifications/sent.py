@@ -1,9 +1,10 @@
 """Which alerts were sent when, kept beside the reports, so that the same finding is not told again and again.
 
-One small JSON file per finding, changed under a lock of the operating system that a killed process gives back. The lock
+One small JSON file per finding, changed under a lock of the operating system that a killed process gives back; on an
+object store under a small object that one of many can make, and that counts no more after ``STALE`` seconds. The lock
 is held while the alert is sent: of two tasks with the same finding the second sees what the first one sent. What was
 not delivered is not recorded, and is tried again. Where the folder cannot be written or the lock does not come in
-``WAIT`` seconds, the alert is sent all the same: twice is better than never. It needs a file system with locks.
+``WAIT`` seconds, the alert is sent all the same: twice is better than never.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 from airflow_provider_sml.ml import storage
 
 WAIT = 60.0
+#: Age of a lock on an object store that its owner must have left behind.
+STALE = 45.0
 #: How grave a severity is.
 RANK = {"info": 0, "warning": 1, "critical": 2}
 _log = logging.getLogger(__name__)
@@ -77,8 +80,11 @@ def sent(
     path = folder / f"{hashlib.sha256(finding.encode()).hexdigest()[:24]}.json"
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(path.with_suffix(".lock")))
+            if storage.is_remote(folder):
+                stack.enter_context(_claimed(path.with_suffix(".lock")))
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(path.with_suffix(".lock")))
         except OSError as error:
             _log.warning("The state of alerts in %s is not available, nothing is held back: %s", folder, error)
         state = Sent(_read(path), again_after, clock)
@@ -113,3 +119,26 @@ def _locked(path: Path) -> Iterator[None]:
                     raise
                 time.sleep(0.05)
         yield
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """An exclusive lock on an object store.
+
+    :raises OSError: when it does not come in time.
+    """
+    limit = time.monotonic() + WAIT
+    while not storage.create(path, f"{time.time()}"):
+        try:
+            if time.time() - float(path.read_text()) > STALE:
+                storage.remove(str(path))
+                continue
+        except (FileNotFoundError, ValueError):
+            pass  # given back meanwhile, or not written whole
+        if time.monotonic() > limit:
+            raise BlockingIOError(f"{path} is held")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        storage.remove(str(path))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink, Variable
 
 from airflow_provider_sml.compat import AirflowSkipException
 from airflow_provider_sml.errors import ConfigurationError, DataError
+from airflow_provider_sml.hooks.places import reached
 from airflow_provider_sml.links.pages import DecisionLink, ModelLink, NightLink
 from airflow_provider_sml.ml.contract.quantities import duration
 from airflow_provider_sml.operators.base import SmlOperator, announce
@@ -81,7 +81,7 @@ class RequestRetrainingOperator(SmlOperator):
 
         report = ReportRef.load(self.report)
         day = dt.date.fromisoformat(report.day)
-        stored = StoredNights(Path(report.uri).parent.parent)
+        stored = StoredNights(reached(report.uri).parent.parent)
         made = stored.settle(day, self._policy(), self._word(context, report.model, day))
         for problem in stored.damaged:
             self.log.warning("A stored night is damaged and does not count: %s", problem)

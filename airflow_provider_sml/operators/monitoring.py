@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_sml.ml.bundle import Scorer
     from airflow_provider_sml.ml.lake import Lake
+    from airflow_provider_sml.ml.monitoring.night_profiles import Elsewhere
+    from airflow_provider_sml.ml.monitoring.profile import Profile
+    from airflow_provider_sml.ml.monitoring.profile_sql import Column
 
     _Night = Callable[[dt.date, Sequence[Mapping[str, Any]]], ReportRef]
 
@@ -106,8 +109,10 @@ class ScorePartitionsOperator(ChampionOperator):
         self._used, self._scored = version, 0
         snapshot = None
         for day in self.days():
-            rows = predictions.scored(predictions.read_days(lake, table, day, day), scorer)
-            snapshot = predictions.log_predictions(lake, table, rows, key, version.version, scorer, day)
+            rows, content = predictions.scored_day(lake, table, day, scorer)
+            if not rows.num_rows:
+                self.log.warning("%s is not published, or has no rows: there is nothing to score", day)
+            snapshot = predictions.log_predictions(lake, table, rows, key, version.version, scorer, day, content)
             self._scored += rows.num_rows
             self.log.info("%s: %s rows scored by version %s", day, f"{rows.num_rows:,}", version.version)
         assert snapshot is not None
@@ -122,20 +127,27 @@ class ScorePartitionsOperator(ChampionOperator):
 
 
 class DriftReportOperator(ChampionOperator):
-    """Compares published days with the rows that the champion was trained on, and writes a report for each.
+    """Compares published days with a reference, and writes a report for each.
 
     :param share: share of the columns that must have drifted for a night of drift.
     :param numeric: limit for numbers: Wasserstein distance in standard deviations.
     :param category: limit for categories: Jensen-Shannon distance (natural logarithm), 0 to 0.83.
+    :param reference: what a day is compared with: ``training`` (the rows that the champion was trained on),
+        ``trailing 28 days`` (the days before), ``season 15 days`` (those around the same weekday a year ago).
     :param source: ``profiles`` compares all rows, by profiles that are kept in the lake; ``sample`` gives a drawn
-        sample to Evidently's own preset.
+        sample to Evidently's own preset, with ``training`` as the reference.
     :param rows: rows drawn from each side at most; of ``sample`` only.
     :param false_discovery: share of the columns told as drifted that may be so by chance (Benjamini-Hochberg); None
         leaves that control out. Of ``profiles`` only.
+    :param segment: a stored column of few values by which the rows are judged apart as well. Of ``profiles`` only.
+    :param min_rows: segments of fewer rows are not judged.
+    :param warehouse: the warehouse whose copy of the table the features are profiled in, where that is BigQuery;
+        the lake's files are read, by DuckDB, when None.
     :param leave_out: features that are not compared.
     :param label_known_after: how long after the event its label is known.
     :param reports: folder of the reports.
-    :param keep: reports of nights so many days before the last one reported are removed; None keeps them all.
+    :param keep: reports of nights, and profiles of days, so many days before the last one reported are removed, unless
+        they are of the reference; None keeps them all.
     """
 
     template_fields: Sequence[str] = (*ChampionOperator.template_fields, "reports")
@@ -148,9 +160,13 @@ class DriftReportOperator(ChampionOperator):
         share: float = 0.3,
         numeric: float = 0.1,
         category: float = 0.1,
+        reference: str = "training",
         source: Literal["profiles", "sample"] = "profiles",
         rows: int = 5_000,
         false_discovery: float | None = 0.05,
+        segment: str | None = None,
+        min_rows: int = 200,
+        warehouse: str | None = None,
         leave_out: Sequence[str] = (),
         label_known_after: str | dt.timedelta = "0 days",
         reports: str | None = None,
@@ -158,8 +174,12 @@ class DriftReportOperator(ChampionOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.reference = reference
         self.source = source
         self.false_discovery = false_discovery
+        self.segment = segment
+        self.min_rows = min_rows
+        self.warehouse = warehouse
         self.keep = keep
         self.share = share
         self.numeric = numeric
@@ -207,18 +227,45 @@ class DriftReportOperator(ChampionOperator):
         self, lake: Lake, table: str, sample: Path, scorer: Scorer, version: str, folder: Path, days: Sequence[dt.date]
     ) -> _Night:
         """Reports of whole nights, by profiles."""
-        from airflow_provider_sml.ml.monitoring import profile_report
+        from airflow_provider_sml.ml.monitoring import night_profiles, profile_report, profile_store
+        from airflow_provider_sml.ml.monitoring.reference import Reference
         from airflow_provider_sml.ml.monitoring.verdicts import Rules
 
-        rules = Rules(self.share, self.numeric, self.category, false_discovery=self.false_discovery)
-        kinds = profile_report.kinds(scorer, self.leave_out)
-        old = profile_report.reference(lake, sample, scorer, kinds)
-        nights = profile_report.nights(lake, table, scorer, kinds, days)
+        rules = Rules(
+            self.share, self.numeric, self.category, false_discovery=self.false_discovery, min_rows=self.min_rows
+        )
+        reference = Reference.parse(self.reference)
+        profiles = night_profiles.NightProfiles(
+            lake, table, scorer, self.leave_out, self.segment, self._elsewhere(lake, table), "bigquery"
+        )
+        schema = night_profiles.schema_findings(lake, table, scorer.bundle.dataset)
 
         def night(day: dt.date, performance: Sequence[Mapping[str, Any]]) -> ReportRef:
-            return profile_report.report(self.name, version, day, old, nights.get(day), rules, folder, performance)
+            against = profiles.against(reference, day, sample)
+            found = profile_report.report(
+                self.name, version, day, against, profiles.nights([day]).get(day), rules, folder, performance, schema
+            )
+            if self.keep is not None and day == days[-1]:
+                oldest = min(days[0] - dt.timedelta(days=self.keep), against.oldest or day)
+                removed = profile_store.expire(lake, table, oldest)
+                self.log.info("%s profiles of days before %s were removed", removed, oldest)
+            return found
 
         return night
+
+    def _elsewhere(self, lake: Lake, table: str) -> Elsewhere | None:
+        """What profiles the features in the warehouse; None where they are read from the lake."""
+        from airflow_provider_sml.hooks.warehouse import BigQueryPlace, WarehouseHook
+
+        place = WarehouseHook(self.warehouse).get_conn() if self.warehouse else None
+        if not isinstance(place, BigQueryPlace):
+            return None
+        counts = lake.days(table)
+
+        def profiled(day: dt.date, columns: Sequence[Column], segment: str | None) -> Profile | None:
+            return place.profile(table, day, counts.get(day, 0), columns, segment)
+
+        return profiled
 
     def _sample(
         self, lake: Lake, table: str, sample: Path, scorer: Scorer, version: str, folder: Path, days: Sequence[dt.date]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
@@ -17,6 +16,7 @@ from airflow_provider_sml.operators.base import sample_of
 from airflow_provider_sml.operators.monitoring import ChampionOperator
 from airflow_provider_sml.operators.openlineage import Data, parent, registered
 from airflow_provider_sml.operators.openlineage import table as lake_table
+from airflow_provider_sml.operators.served_logs import served_log
 from airflow_provider_sml.refs import PerformanceRef
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class PerformanceReportOperator(ChampionOperator):
     :param coverage: share of a day's scored rows that must have a label once they are due.
     :param skew: share of the rows that may have been served with another value of a feature than the lake holds.
     :param min_rows: days of fewer labelled rows are shown, and are no finding.
-    :param served: folder of the scoring server's prediction log; empty for none.
+    :param served: the server's prediction log, empty for none: the folder of a local one; or ``target``
+        (``sagemaker``, ``vertex``), ``endpoint`` and the ``settings`` that it was deployed by, of which
+        ``capture`` or ``logging`` says where its requests are logged.
     :param reports: folder of the reports.
     """
 
@@ -51,7 +53,7 @@ class PerformanceReportOperator(ChampionOperator):
         coverage: float = 0.5,
         skew: float = 0.05,
         min_rows: int = 200,
-        served: str = "",
+        served: str | Mapping[str, Any] = "",
         reports: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,7 +82,7 @@ class PerformanceReportOperator(ChampionOperator):
         if not tested:
             self.log.warning("The rows that version %s was tested on are gone; nothing is compared with.", version)
         folder = report_folder(self.reports, self.name, "performance")
-        served = Path(self.served) if self.served else None
+        served = served_log(self.served, version, scorer.bundle.model_id)
         for day in self.days():
             report = night_report(
                 self.name, version.version, day, lake, table, scorer, watch, folder, tested=tested, served=served

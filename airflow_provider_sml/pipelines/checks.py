@@ -26,7 +26,23 @@ def problems(spec: PipelineSpec) -> list[tuple[Place, SmlError]]:
         return found
     monotone = monotone_problems(spec.train.monotone, spec.dataset.feature_list)
     found = [*_column_problems(spec), *((("train", "monotone", name), error) for name, error in monotone)]
-    return [*found, *_search_problems(spec), *_gate_problems(spec), *_service_problems(spec)]
+    found += [*_search_problems(spec), *_gate_problems(spec), *_service_problems(spec), *_monitor_problems(spec)]
+    return found
+
+
+def _monitor_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
+    """Only BigQuery profiles what it holds; what a connection names is judged when it runs."""
+    warehouse = spec.places.warehouse
+    if spec.monitor.profile_in == "warehouse" and (
+        not warehouse or ("/" in warehouse and not warehouse.startswith("bigquery://"))
+    ):
+        yield (
+            ("monitor", "profile_in"),
+            ConfigurationError(
+                "monitor.profile_in is warehouse", expected="BigQuery as places.warehouse", found=warehouse or "none",
+                todo="take profile_in: lake",
+            ),
+        )  # fmt: skip
 
 
 def _gate_problems(spec: PipelineSpec) -> Iterator[tuple[Place, SmlError]]:
@@ -115,6 +131,8 @@ def _column_uses(spec: PipelineSpec) -> Iterator[tuple[Place, list[str], list[st
     if spec.gate.slices:
         yield ("gate", "slices", "by"), spec.gate.slices.by, told_apart
     yield ("warehouse", "cluster_by"), spec.warehouse.cluster_by, stored
+    if spec.monitor.segments:
+        yield ("monitor", "segments", "by"), [spec.monitor.segments.by], told_apart
     compared = spec.monitor.columns
     if isinstance(compared, LeaveOut):
         yield ("monitor", "columns", "leave_out"), compared.leave_out, list(spec.features)

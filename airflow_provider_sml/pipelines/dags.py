@@ -370,6 +370,23 @@ class _Builder:
                 deployed >> self.costs()
         return dag
 
+    def served(self) -> str | dict[str, Any]:
+        """Where the answers of the endpoint are logged."""
+        deploy = self.spec.deploy
+        if deploy.target == "local":
+            return f"{self.place(self.spec.places.endpoints)}/{self.spec.name}/predictions"
+        return {"target": deploy.target, "endpoint": self.spec.name, "settings": deploy.settings}
+
+    def drift_parts(self) -> dict[str, Any]:
+        """What ``DriftReportOperator`` is told of segments, and of where profiles are made."""
+        monitor, warehouse = self.spec.monitor, self.spec.places.warehouse
+        parts: dict[str, Any] = {}
+        if monitor.segments:
+            parts |= {"segment": monitor.segments.by, "min_rows": monitor.segments.min_rows}
+        if monitor.profile_in == "warehouse" and warehouse:
+            parts["warehouse"] = self.place(warehouse)
+        return parts
+
     def monitor(self) -> DAG:
         """Each night."""
         spec = self.spec
@@ -398,12 +415,12 @@ class _Builder:
                 numeric=drift.numeric, category=drift.category, rows=spec.monitor.rows,
                 source=spec.monitor.report, false_discovery=spec.monitor.false_discovery, keep=spec.monitor.keep,
                 leave_out=spec.left_out, label_known_after=spec.label_known_after,
-                reports=self.reports,
+                reference=spec.monitor.reference, reports=self.reports, **self.drift_parts(),
             )  # fmt: skip
             performance = PerformanceReportOperator(
                 task_id="performance", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days,
                 label_known_after=spec.label_known_after, **spec.monitor.performance.model_dump(),
-                served=f"{self.place(spec.places.endpoints)}/{spec.name}/predictions", reports=self.reports,
+                served=self.served(), reports=self.reports,
             )  # fmt: skip
             decide, retrain = spec.monitor.decide, spec.monitor.then == "retrain"
             decision = RequestRetrainingOperator(

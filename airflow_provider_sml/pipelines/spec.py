@@ -22,7 +22,7 @@ from airflow_provider_sml.operators.clusters import KINDS, check_cluster
 from airflow_provider_sml.operators.deployment_targets import check_settings
 from airflow_provider_sml.operators.training_services import SERVICES, check_service
 from airflow_provider_sml.pipelines.spec_gate import Gate
-from airflow_provider_sml.pipelines.spec_monitor import Days, Decide, Performance
+from airflow_provider_sml.pipelines.spec_monitor import Compared, Days, Decide, Performance, Segments
 from airflow_provider_sml.pipelines.spec_search import Search
 
 #: Clusters that later versions may have; they are no ids of connections.
@@ -406,13 +406,17 @@ class LeaveOut(Strict):
 class Monitor(Strict):
     """How each night is judged.
 
-    :param reference: what a day is compared with: the rows the model was trained on.
+    :param reference: what a day is compared with: ``training``, the rows that the model was trained on;
+        ``trailing 28 days``, the days before; ``season 15 days``, those around the same weekday a year ago.
     :param report: ``profiles`` compares all rows of the night, by profiles that are kept in the lake; ``sample`` gives
         a drawn sample to Evidently's own preset.
     :param rows: largest number of rows drawn from each side; of ``sample`` only.
     :param false_discovery: share of the columns told as drifted that may be so by chance (Benjamini-Hochberg); null
         leaves that control out. Of ``profiles`` only.
-    :param keep: days that the reports of nights are kept; null for ever.
+    :param segments: parts of each night that are judged apart as well. Of ``profiles`` only.
+    :param profile_in: where features are profiled: over the files of the ``lake``, or in the ``warehouse``, where that
+        is BigQuery. Of ``profiles`` only.
+    :param keep: days that the reports of nights and the profiles of days are kept; null for ever.
     :param columns: which features are compared, as ``leave_out: [...]`` or ``only: [...]``; the score always is.
     :param drift: when a night counts as drift.
     :param performance: when the scores' worth is a finding.
@@ -420,16 +424,28 @@ class Monitor(Strict):
     :param then: what follows enough nights of drift: ``alert``, or ``retrain``, which starts training as well.
     """
 
-    reference: Literal["training"] = "training"
+    reference: Compared = "training"
     report: Literal["profiles", "sample"] = "profiles"
     rows: Whole = Field(default=5_000, ge=100, le=100_000)
     false_discovery: Number | None = Field(default=0.05, gt=0, lt=1)
+    segments: Segments | None = None
+    profile_in: Literal["lake", "warehouse"] = "lake"
     keep: Whole | None = Field(default=None, ge=7)
     columns: LeaveOut | CompareOnly = LeaveOut()
     drift: Drift = Drift()
     performance: Performance = Performance()
     decide: Decide = Decide()
     then: Literal["alert", "retrain"] = "alert"
+
+    @model_validator(mode="after")
+    def _whole_nights(self) -> Monitor:
+        if self.report == "sample":
+            for name, value in (("reference", self.reference != "training"), ("segments", self.segments),
+                                ("profile_in", self.profile_in != "lake")):  # fmt: skip
+                if value:
+                    todo = "take report: profiles"
+                    raise misfit(name, f"no {name}, because report is sample", getattr(self, name), todo)
+        return self
 
 
 Gravity = Literal["info", "warning", "critical"]

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from airflow_provider_sml.ml.contract.model import Strict, Whole, misfit
+from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.ml.contract.model import Name, Strict, Whole, misfit
 from airflow_provider_sml.ml.contract.quantities import EXPECTED, Duration, Share
+from airflow_provider_sml.ml.monitoring.reference import EXPECTED as REFERENCES
+from airflow_provider_sml.ml.monitoring.reference import PATTERN, Reference
 
 _SOME_DAYS = "one or more whole days, such as 14 days"
 
@@ -26,6 +29,38 @@ Days = Annotated[
     AfterValidator(_whole_days),
     WithJsonSchema({"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*[a-zA-Z]+\s*$", EXPECTED: _SOME_DAYS}),
 ]
+
+
+def _reference(value: Any) -> Any:
+    try:
+        return str(Reference.parse(value))
+    except ConfigurationError as error:
+        raise misfit(None, str(error.expected), value) from error
+
+
+Compared = Annotated[
+    str,
+    BeforeValidator(_reference),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^({PATTERN})$",
+            "examples": ["training", "trailing 28 days", "season 15 days"],
+            EXPECTED: REFERENCES,
+        }
+    ),
+]
+
+
+class Segments(Strict):
+    """Parts of each night that are judged apart as well.
+
+    :param by: a stored column of few values, known before the event.
+    :param min_rows: parts of fewer rows on a side are not judged.
+    """
+
+    by: Name
+    min_rows: Whole = Field(default=200, ge=20)
 
 
 class Performance(Strict):

@@ -1,5 +1,6 @@
 """What scores were worth once labels are known, what is estimated before, and what was served beside what is stored."""
 
+import base64
 import datetime as dt
 import json
 from dataclasses import replace
@@ -16,6 +17,7 @@ from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring import estimate, nightly, performance, predictions
 from airflow_provider_sml.ml.monitoring.bins import ScoreBins, log_odds, probability
 from airflow_provider_sml.ml.monitoring.performance import DayScores, realised
+from airflow_provider_sml.ml.monitoring.served import LocalLog, SageMakerCapture, VertexRequests
 from airflow_provider_sml.ml.monitoring.skew import row_id, skew
 from airflow_provider_sml.ml.sampling import split_files
 from airflow_provider_sml.ml.serving.log import PredictionLog
@@ -203,12 +205,12 @@ def serve(lake, scorer, folder, changed=lambda n, row: row, version="1"):
 
 def test_served_values_that_are_those_of_the_lake_have_no_skew(lake, scorer, tmp_path):
     serve(lake, scorer, tmp_path / "log")
-    found = skew(lake, "orders", DAYS[3], scorer, "1", tmp_path / "log")
+    found = skew(lake, "orders", DAYS[3], scorer, "1", LocalLog(tmp_path / "log"))
     assert (found["logged"], found["matched"], found["damaged"]) == (40, 40, 0)
     assert {one["differ"] for one in [*found["features"], found["score"]]} == {0.0}
-    assert skew(lake, "orders", DAYS[3], scorer, "2", tmp_path / "log") is None, "another version answered"
-    assert skew(lake, "orders", DAYS[2], scorer, "1", tmp_path / "log") is None, "before they were asked"
-    assert skew(lake, "orders", DAYS[3], scorer, "1", tmp_path / "none") is None
+    assert skew(lake, "orders", DAYS[3], scorer, "2", LocalLog(tmp_path / "log")) is None, "another version answered"
+    assert skew(lake, "orders", DAYS[2], scorer, "1", LocalLog(tmp_path / "log")) is None, "before they were asked"
+    assert skew(lake, "orders", DAYS[3], scorer, "1", LocalLog(tmp_path / "none")) is None
 
 
 def test_other_values_at_serving_are_told_by_feature(lake, scorer, tmp_path):
@@ -220,13 +222,88 @@ def test_other_values_at_serving_are_told_by_feature(lake, scorer, tmp_path):
     serve(lake, scorer, tmp_path, changed)
     with next(tmp_path.glob("*.jsonl")).open("a") as file:
         file.write('{"id": "7", "version": "1", "feat')
-    found = skew(lake, "orders", DAYS[3], scorer, "1", tmp_path)
+    found = skew(lake, "orders", DAYS[3], scorer, "1", LocalLog(tmp_path))
     told = {one["name"]: one for one in found["features"]}
     assert (told["weight"]["differ"], told["weight"]["difference"]) == (0.25, pytest.approx(0.5))
     assert told["rain"]["differ"] == told["rain"]["missing"] == pytest.approx(0.25, abs=0.06)  # some never had rain
     assert told["city"]["difference"] is None and {told["city"]["differ"], told["age"]["differ"]} == {0.0}
     assert found["features"][0]["name"] in ("weight", "rain") and found["damaged"] == 1
     assert nightly._of_skew({"skew": found}, WATCH)[0]["text"].endswith("of 40 rows")
+
+
+def captured(requests, folder, variant="main", encoding="JSON"):
+    """Requests and answers of bodies, as SageMaker's data capture lays them down."""
+
+    def side(text, mode):
+        data = base64.b64encode(text.encode()).decode() if encoding == "BASE64" else text
+        return {"observedContentType": "application/json", "mode": mode, "data": data, "encoding": encoding}
+
+    for number, (when, sent, answered) in enumerate(requests):
+        line = {
+            "captureData": {"endpointInput": side(sent, "INPUT"), "endpointOutput": side(answered, "OUTPUT")},
+            "eventMetadata": {"eventId": str(number), "inferenceTime": when}, "eventVersion": "0",
+        }  # fmt: skip
+        moment = dt.datetime.fromisoformat(when)
+        path = folder / variant / f"{moment:%Y/%m/%d/%H}" / f"{moment:%M-%S}-{number % 2}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def bodies(folder, version, size=7):
+    """The local log's predictions as bodies of requests of some instances, and of their answers."""
+    [path] = folder.glob("*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for start in range(0, len(lines), size):
+        part = lines[start : start + size]
+        sent = {"instances": [{"id": line["id"], **line["features"]} for line in part]}
+        answered = {"predictions": [line["score"] for line in part], "model": "orders", "version": version}
+        yield part[0]["time"], json.dumps(sent), json.dumps(answered | {"ids": [line["id"] for line in part]})
+
+
+def test_logs_of_sagemaker_and_vertex_tell_the_same_as_the_servers_own(lake, scorer, tmp_path):
+    def changed(n, row):
+        return row | {"weight": row["weight"] + 2} if n < 10 else row
+
+    serve(lake, scorer, tmp_path / "log", changed)
+    own = skew(lake, "orders", DAYS[3], scorer, "1", LocalLog(tmp_path / "log"))
+    assert own["matched"] == 40 and own["features"][0]["name"] == "weight"
+    requests = list(bodies(tmp_path / "log", "1"))
+    for encoding in ("JSON", "BASE64"):
+        folder = tmp_path / encoding / "orders"
+        captured(requests, folder, encoding=encoding)
+        captured(bodies(tmp_path / "log", "2"), folder, "shadow", encoding)
+        captured([("2025-01-01T00:00:00Z", "", "")], folder)
+        assert skew(lake, "orders", DAYS[3], scorer, "1", SageMakerCapture(folder)) == own
+        captured([(requests[0][0], "1,2,3", "0.5")], folder, "csv", encoding)
+        assert skew(lake, "orders", DAYS[3], scorer, "1", SageMakerCapture(folder)) == own | {"damaged": 1}
+    assert skew(lake, "orders", DAYS[3], scorer, "1", SageMakerCapture(tmp_path / "none")) is None
+
+    def row(when, sent, answered, deployed="1"):
+        moment = dt.datetime.fromisoformat(when)
+        return {"deployed_model_id": deployed, "logging_time": moment, "request_payload": sent,
+                "response_payload": answered}  # fmt: skip
+
+    whole = [row(when, [sent], [answered]) for when, sent, answered in requests]
+    parts = [
+        row(when, *([json.dumps(one) for one in json.loads(text)[key]] for text, key in pairs))
+        for when, pairs in (
+            (when, ((sent, "instances"), (answered, "predictions"))) for when, sent, answered in requests
+        )
+    ]
+    asked = []
+
+    def compared(logged, versions=None):
+        def rows(start, end):
+            asked.append((start, end))
+            return logged
+
+        return skew(lake, "orders", DAYS[3], scorer, "1", VertexRequests(rows, versions or {}))
+
+    assert compared(whole) == compared(parts, {"1": "1"}) == own
+    assert asked[0][1] == dt.datetime.combine(DAYS[4], dt.time(), dt.UTC)
+    assert compared([row("2026-03-04T09:00:00+00:00", ["{"], ["{}"]), *whole]) == own | {"damaged": 1}
+    assert compared(parts, {"1": "2"}) is None
 
 
 # --- the night --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from airflow_provider_sml.errors import DataError, IntegrityError
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring import profile_sql, profile_store
-from airflow_provider_sml.ml.monitoring.profile import Categories, Profile, merge, of_batches
+from airflow_provider_sml.ml.monitoring.counting import NumberCounter
+from airflow_provider_sml.ml.monitoring.profile import Categories, ColumnProfile, Profile, merge, of_batches
 from airflow_provider_sml.ml.monitoring.sketch import RELATIVE_ERROR, Numbers, keys_of, values_of
 from tests.ml.test_lake_shops import publish, stored_day
 from tests.trained import DAYS
@@ -88,6 +89,25 @@ def test_a_merge_is_the_sketch_of_all_values_in_any_order(parts):
         stepwise = stepwise.merge(other)
     same(stepwise, whole)
     same(Profile.load(json.loads(json.dumps(whole.dump()))), whole)
+
+
+@given(
+    st.lists(
+        st.one_of(finite, st.sampled_from([v for v in ODD if v is not None]), st.integers(-3000, 3000).map(float)),
+        max_size=300,
+    ),
+    st.integers(1, 40),
+)
+def test_counting_piece_by_piece_is_the_sketch_of_all_values(values, piece):
+    array = np.array(values, float)
+    counter = NumberCounter()
+    gaps = sum(counter.add(array[start : start + piece]) for start in range(0, len(array), piece))
+    assert gaps == int(np.isnan(array).sum())
+    found, expected = (
+        Profile(1, {"x": ColumnProfile(1, 0, numbers)})
+        for numbers in (counter.numbers(), Numbers.of(array[~np.isnan(array)]))
+    )
+    same(found, expected)
 
 
 def test_moments_of_large_and_close_values_lose_nothing():
@@ -199,8 +219,46 @@ def test_spark_and_bigquery_fill_the_same_profile(spark, client, tmp_path, seed,
     path = str(tmp_path / "rows.parquet")
     pq.write_table(table, path)
     spark.read.parquet(path).createOrReplaceTempView("profile_rows")
-    same(profile_sql.of_spark(spark, "profile_rows", COLUMNS, cap), expected(table, cap))
+    for of_spark in (profile_sql.of_spark, profile_sql.of_spark_sql):
+        same(of_spark(spark, "profile_rows", COLUMNS, cap), expected(table, cap))
     same(profile_sql.of_bigquery(client, in_bigquery(client, path), COLUMNS, cap), expected(table, cap))
+
+
+def test_segments_are_the_same_in_every_engine(spark, client, tmp_path):
+    table = table_of(3)
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(table, path)
+    spark.read.parquet(path).createOrReplaceTempView("profile_rows")
+    columns = profile_sql.columns_of(KINDS)
+    whole = of_batches([table], KINDS, segment="c")
+    with duckdb.connect() as connection:
+        rows = f"read_parquet('{path}')"
+        found = {
+            "duckdb": profile_sql.of_duckdb(connection, rows, columns, segment="c"),
+            "spark": profile_sql.of_spark(spark, "profile_rows", columns, segment="c"),
+            "spark in sql": profile_sql.of_spark_sql(spark, "profile_rows", columns, segment="c"),
+            "bigquery": profile_sql.of_bigquery(client, in_bigquery(client, path), columns, segment="c"),
+        }
+    for engine, profile in found.items():
+        same(profile, whole)
+        assert set(profile.segments) == {"a", "B", "", "ä", "it's"}, engine
+        for name, part in whole.segments.items():
+            same(profile.segments[name], part)
+
+
+def test_duckdb_groups_columns_of_few_values_and_streams_the_others(monkeypatch, tmp_path):
+    table = table_of(5, 3000)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    monkeypatch.setattr(profile_sql, "_LOOKED_AT", 500)
+    monkeypatch.setattr(profile_sql, "_FEW", 60)
+    with duckdb.connect() as connection:
+        source = f"read_parquet('{tmp_path}/rows.parquet')"
+        assert profile_sql._few(connection, source, COLUMNS) == {"x", "c", "wide"}
+        for cap in (5, 1000):
+            same(profile_sql.of_duckdb(connection, source, COLUMNS, cap), expected(table, cap))
+        grouped = [column for column in COLUMNS if column.name in ("x", "c")]
+        found = profile_sql.of_duckdb(connection, source, grouped)
+    assert found.rows == 3000 and list(found.columns) == ["x", "c"]
 
 
 def test_no_rows_are_a_profile_too():

@@ -8,8 +8,10 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
+from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.monitoring import distances, verdicts
 from airflow_provider_sml.ml.monitoring.profile import of_batches
+from airflow_provider_sml.ml.monitoring.reference import Reference, training_nights
 from airflow_provider_sml.ml.monitoring.sketch import RELATIVE_ERROR, Numbers
 
 KINDS = {"x": "number", "y": "number", "c": "category"}
@@ -119,6 +121,14 @@ def test_segments_of_enough_rows_are_judged():
 
 def test_windows():
     day = dt.date(2026, 3, 10)
-    assert verdicts.window("trailing", day, 2) == [dt.date(2026, 3, 8), dt.date(2026, 3, 9)]
-    season = verdicts.window("season", day, 15)
+    assert Reference.parse("trailing 2 days").window(day) == [dt.date(2026, 3, 8), dt.date(2026, 3, 9)]
+    season = Reference.parse("season").window(day)
     assert season[7] == dt.date(2025, 3, 11) and season[7].weekday() == day.weekday() and len(season) == 15
+    assert [str(Reference.parse(text)) for text in ("training", "trailing", "season 1 day")] == [
+        "training", "trailing 28 days", "season 1 days",
+    ]  # fmt: skip
+    for wrong in ("", "training 3 days", "trailing 0 days", "trailing 3", "last week"):
+        with pytest.raises(ConfigurationError, match="no reference of nights"):
+            Reference.parse(wrong)
+    nights = training_nights({"train": ["2026-01-01", "2026-02-20"], "test": ["2026-02-21", "2026-03-01"]})
+    assert (nights[0], nights[-1], len(nights)) == (dt.date(2026, 1, 5), dt.date(2026, 3, 1), 56)

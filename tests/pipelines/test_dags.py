@@ -216,10 +216,23 @@ def test_places_start_at_the_project(flights, spoilt):
     assert dags["flights_train"].task_dict["register"].mlflow == "http://ml:5000"
 
 
+def test_nights_are_compared_and_profiled_as_the_spec_says(build):
+    dags = build(
+        ("reference: training", "reference: trailing  14 days\n  segments: {by: origin}\n  profile_in: warehouse"),
+        ("warehouse: include/data/warehouse.duckdb", "warehouse: bigquery://project/data"),
+    )
+    drift = dags["monitor"].task_dict["drift"]
+    assert (drift.reference, drift.segment, drift.min_rows) == ("trailing 14 days", "origin", 200)
+    assert drift.warehouse == "bigquery://project/data"
+
+
 def test_what_a_task_gets_is_what_the_spec_says(build):
     dags = build(("leave_out: [weekday]", "only: [hour, wind]"))
     assert "weekday" in dags["monitor"].task_dict["drift"].leave_out
     assert not {"hour", "wind"} & set(dags["monitor"].task_dict["drift"].leave_out)
+    drift = dags["monitor"].task_dict["drift"]
+    assert (drift.reference, drift.segment, drift.warehouse) == ("training", None, None)
+    assert dags["monitor"].task_dict["performance"].served.endswith("include/data/endpoints/flights/predictions")
     gate = dags["train"].task_dict["gate"].checks
     assert gate["auc"] == {"min": 0.65, "not_worse_than": "champion", "margin": 0.005} and "approval" not in gate
     assert gate["ece"] == {"max": 0.05, "margin": 0.0} and "latency" not in gate

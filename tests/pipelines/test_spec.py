@@ -145,6 +145,30 @@ WRONG = {
         None,
         "monitor.drift.nights is wrong\n  expected: how many of how many nights, such as 3 of 5; found: 4 of 3",
     ),
+    "a reference of nights": (
+        "reference: training",
+        "reference: trailing 3 weeks",
+        None,
+        "monitor.reference is wrong\n  expected: training, trailing 28 days (any number of days), or season 15 days",
+    ),
+    "a window for a sample": (
+        "reference: training",
+        "reference: season\n  report: sample",
+        None,
+        "monitor.reference is wrong\n  expected: no reference, because report is sample; found: season 15 days",
+    ),
+    "profiles in no warehouse": (
+        "reference: training",
+        "profile_in: warehouse",
+        None,
+        "monitor.profile_in is warehouse\n  expected: BigQuery as places.warehouse",
+    ),
+    "segments by what is known after": (
+        "reference: training",
+        "segments: {by: dep_delay}",
+        None,
+        "monitor.segments.by names dep_delay",
+    ),
     "a range the wrong way round": (
         "range: [0, 150]",
         "range: [150, 0]",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,11 @@ def report(
         "reference_rows": reference.num_rows,
         "performance": list(performance),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{day}.html"
-    partial = page.with_suffix(".html.tmp")
-    snapshot.save_html(str(partial))
-    partial.replace(page)
-    numbers_file = folder / f"{day}.json"
-    storage.write(numbers_file, json.dumps(result, indent=1))
+    with tempfile.TemporaryDirectory(prefix="sml-") as disk:
+        snapshot.save_html(f"{disk}/night.html")
+        storage.write(page, Path(disk, "night.html").read_bytes())
+    storage.write(folder / f"{day}.json", json.dumps(result, indent=1))
     return ReportRef(
         model=model,
         day=day.isoformat(),

@@ -85,6 +85,9 @@ class WholeDriftCalculation(SingleValueCalculation[WholeDrift]):
                 data=[_line(column) for column in sorted(found.columns, key=lambda c: not c.drifted)],
             ),
         ]
+        if found.segments:
+            head = ["segment", "verdict", "rows", "share of the columns", "columns"]
+            result.widget.append(table_data(title="Segments", column_names=head, data=_segments(found, current_data)))
         if found.findings:
             lines = [[item.kind.replace("_", " "), item.text] for item in found.findings]
             result.widget.append(table_data(title="Findings", column_names=["finding", "what"], data=lines))
@@ -161,6 +164,15 @@ def _category_bars(old: Categories, new: Categories) -> tuple[list[Any], list[li
     together = {name: old.counts.get(name, 0) + new.counts.get(name, 0) for name in {*old.counts, *new.counts}}
     names = sorted(together, key=lambda name: (-together[name], name))[:BARS]
     return names, [[side.counts.get(name, 0) / max(side.size, 1) for name in names] for side in (old, new)]
+
+
+def _segments(found: Judgement, current: ProfileDataset) -> list[list[str]]:
+    """The segments, those that drifted first."""
+    ordered = sorted(found.segments.items(), key=lambda item: (item[1].verdict != "drift", item[0]))
+    return [
+        [name, part.verdict, f"{current.profile.segments[name].rows:,}", f"{part.share:.3f}", ", ".join(part.drifted)]
+        for name, part in ordered
+    ]
 
 
 def _line(column: ColumnDrift) -> list[str]:

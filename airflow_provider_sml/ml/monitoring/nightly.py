@@ -32,6 +32,7 @@ from airflow_provider_sml.ml.monitoring.performance import (
     told,
     young_days,
 )
+from airflow_provider_sml.ml.monitoring.served import ServedLog
 from airflow_provider_sml.ml.monitoring.skew import skew
 from airflow_provider_sml.ml.page import Page
 
@@ -78,7 +79,7 @@ def night_report(
     folder: Path,
     *,
     tested: Sequence[Path] = (),
-    served: Path | None = None,
+    served: ServedLog | None = None,
 ) -> dict[str, Any]:
     """Measure, estimate and compare, and write the report.
 
@@ -90,7 +91,7 @@ def night_report(
     :param watch: what is a finding.
     :param folder: of the reports.
     :param tested: files of the rows that the version was tested on.
-    :param served: folder of the scoring server's prediction log.
+    :param served: the server's prediction log.
     """
     key, kept = scorer.bundle.dataset.contract.key, folder / KEPT
     # An estimate within the window is calibrated on days before it, so that twice the window is looked at.

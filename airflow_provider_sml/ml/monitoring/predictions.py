@@ -16,6 +16,7 @@ from airflow_provider_sml.ml.contract import PARTITION
 from airflow_provider_sml.ml.expressions import Type, physical
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring.drift import SCORE
+from airflow_provider_sml.ml.monitoring.profile_store import content as content_of
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.refs import SnapshotRef
 
@@ -69,15 +70,40 @@ def _with(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.
     return table.set_column(table.column_names.index(name), name, column)
 
 
+def scored_day(lake: Lake, table: str, day: dt.date, scorer: Scorer) -> tuple[pa.Table, str]:
+    """The scored rows of a day, none where it is not published, and the name of the files that they are from.
+
+    :param table: of the lake.
+    :param day: the day.
+    :param scorer: of the version in production.
+    """
+    snapshot = lake.snapshot_id(table)
+    files = [file for file in lake.files(table, snapshot, day, day) if file.rows]
+    if not files:
+        return pa.table({}), ""
+    return scored(read_days(lake, table, day, day, snapshot), scorer), content_of([file.path for file in files])
+
+
 def log_predictions(
-    lake: Lake, table: str, rows: pa.Table, key: Sequence[str], version: str, scorer: Scorer, day: dt.date
+    lake: Lake,
+    table: str,
+    rows: pa.Table,
+    key: Sequence[str],
+    version: str,
+    scorer: Scorer,
+    day: dt.date,
+    content: str = "",
 ) -> SnapshotRef:
     """Publish the scores of a day to the table ``TABLE_predictions``; a repeat replaces them.
 
-    :param rows: the day's rows with their ``score``.
+    :param rows: the day's rows with their ``score``; none empties the day.
     :param key: the columns that name a row.
+    :param content: names the files that the rows are from, so that ``logged_files`` finds the scores by them.
     """
-    size = rows.num_rows
+    size, name = rows.num_rows, predictions_table(table)
+    lineage = {"model_version": version, "model_id": scorer.bundle.model_id}
+    if not size:
+        return lake.publish(name, COLUMNS, [], day, day, lineage)
     predictions = pa.table(
         {
             "row_key": row_keys(rows, key),
@@ -87,11 +113,27 @@ def log_predictions(
             PARTITION: pa.array([day] * size, pa.date32()),
         }
     )
-    name = predictions_table(table)
-    folder = lake.stage(name, f"predictions-{day}")
+    folder = lake.stage(name, _run(day, content, scorer.bundle.model_id))
     storage.write_table(predictions, folder / "predictions.parquet")
-    lineage = {"model_version": version, "model_id": scorer.bundle.model_id}
     return lake.publish(name, COLUMNS, [folder / "predictions.parquet"], day, day, lineage)
+
+
+def _run(day: dt.date, content: str, model_id: str) -> str:
+    return f"predictions-{day}" + (f"-{content}-{model_id[:16]}" if content else "")
+
+
+def logged_files(lake: Lake, table: str, day: dt.date, content: str, model_id: str) -> list[str]:
+    """The files of a day's logged scores, if all of them were made from the very files that hold the day now.
+
+    :param content: names those files.
+    :param model_id: of the model that must have scored them.
+    """
+    name = predictions_table(table)
+    if not lake.exists(name):
+        return []
+    paths = [file.path for file in lake.files(name, None, day, day)]
+    run = _run(day, content, model_id)
+    return paths if all(path.rsplit("/", 2)[-2].startswith(f"{run}-") for path in paths) else []
 
 
 def predictions_table(table: str) -> str:

@@ -4,8 +4,8 @@ Per column: rows, missing ones (NULL and NaN alike), and either the sketch of it
 0.05 %, exact moments) or its categories, exact up to a cap with the rest counted. A month is the merge of its nights'
 profiles, never a second scan.
 
-Here it is filled from Arrow batches in one pass, in memory that does not grow with the rows; ``profile_sql`` lets a SQL
-engine fill it where the data is; ``profile_store`` keeps it. It knows nothing of joint distributions.
+Here it is filled from Arrow batches in one pass, in memory that does not grow with the rows (``counting``);
+``profile_sql`` fills it where the data is; ``profile_store`` keeps it. It knows nothing of joint distributions.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_sml.errors import DataError
+from airflow_provider_sml.ml.monitoring.counting import PIECE, NumberCounter
 from airflow_provider_sml.ml.monitoring.sketch import Numbers, merge_all
 
 #: Categories of a column that are counted each by itself.
 CAP = 1_000
 #: While a stream is read so many times as many are held, so that one that grows common late is not lost early.
-_HELD = 20
+HELD = 20
 
 Kind = Literal["number", "category"]
 
@@ -210,17 +211,19 @@ def of_batches(
     :param cap: categories counted each by itself.
     :raises DataError: when a column is missing, or holds what is no number where a number is wanted.
     """
-    held = cap * _HELD
-    running: Profile | None = None
+    room = np.empty((2, PIECE))
+    counted = _Counter(kinds, cap * HELD, room)
+    parts: dict[str, _Counter] = {}
     for batch in batches:
-        part = _profile(batch, kinds)
+        counted.add(batch)
         if segment is not None:
             labels = batch.column(segment).cast(pa.string())
-            found = pc.unique(labels).to_pylist()[:cap]
-            parts = {name: _profile(batch.filter(pc.equal(labels, name)), kinds) for name in found if name is not None}
-            part = Profile(part.rows, part.columns, parts)
-        running = part if running is None else merge([running, part], held)
-    return empty(kinds) if running is None else _cut(running, cap)
+            for name in pc.unique(labels).to_pylist():
+                if name is not None and (name in parts or len(parts) < cap):
+                    part = parts.setdefault(name, _Counter(kinds, cap * HELD, room))
+                    part.add(batch.filter(pc.equal(labels, name)))
+    segments = {name: part.profile(cap) for name, part in sorted(parts.items())}
+    return Profile(counted.rows, counted.profile(cap).columns, segments)
 
 
 def empty(kinds: Mapping[str, Kind]) -> Profile:
@@ -231,41 +234,69 @@ def empty(kinds: Mapping[str, Kind]) -> Profile:
     )
 
 
-def _cut(profile: Profile, cap: int) -> Profile:
-    columns = {
-        name: ColumnProfile(column.rows, column.nulls, column.values.cut(cap))
-        if isinstance(column.values, Categories) else column
-        for name, column in profile.columns.items()
-    }  # fmt: skip
-    return Profile(profile.rows, columns, {name: _cut(part, cap) for name, part in profile.segments.items()})
+class _Counter:
+    """Counts the columns of batches.
+
+    :param kinds: the columns, and what each is taken for.
+    :param held: categories of a column that are counted each by itself meanwhile.
+    :param room: to work in, as ``NumberCounter`` takes it.
+    """
+
+    def __init__(self, kinds: Mapping[str, Kind], held: int, room: np.ndarray) -> None:
+        self.rows = 0
+        self._kinds, self._held = kinds, held
+        self._nulls = dict.fromkeys(kinds, 0)
+        self._numbers = {name: NumberCounter(room) for name, kind in kinds.items() if kind == "number"}
+        self._categories = {name: Categories() for name, kind in kinds.items() if kind == "category"}
+
+    def add(self, batch: pa.RecordBatch | pa.Table) -> None:
+        missing = [name for name in self._kinds if name not in batch.schema.names]
+        if missing:
+            lacking = f"no {', '.join(missing)}"
+            raise DataError("the rows lack columns to profile", expected=", ".join(self._kinds), found=lacking)
+        self.rows += batch.num_rows
+        for name, kind in self._kinds.items():
+            column = batch.column(name)
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else (column,):
+                if kind == "number":
+                    self._nulls[name] += self._add_numbers(name, chunk)
+                else:
+                    self._nulls[name] += self._add_categories(name, chunk)
+
+    def _add_numbers(self, name: str, chunk: pa.Array) -> int:
+        try:
+            # not safe: a whole number beyond 2**53 is rounded, as SQL's CAST does
+            values = chunk.cast(pa.float64(), safe=False) if chunk.type != pa.float64() else chunk
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"the column {name} holds no numbers", expected="numbers", found=chunk.type) from error
+        kept = values.drop_null() if values.null_count else values
+        return len(chunk) - len(kept) + self._numbers[name].add(kept.to_numpy())
+
+    def _add_categories(self, name: str, chunk: pa.Array) -> int:
+        if pa.types.is_dictionary(chunk.type):
+            indices = pc.value_counts(chunk.indices)
+            texts = chunk.dictionary.cast(pa.string()).to_pylist()
+            found = [(None if at is None else texts[at], count) for at, count in _pairs(indices)]
+        else:
+            found = _pairs(pc.value_counts(chunk.cast(pa.string())))
+        counts: dict[str, int] = {}
+        nulls = 0
+        for text, count in found:
+            if text is None:
+                nulls += count
+            else:
+                counts[text] = counts.get(text, 0) + count
+        self._categories[name] = self._categories[name].merge(Categories(counts), self._held)
+        return nulls
+
+    def profile(self, cap: int) -> Profile:
+        """Of all that was added; categories are cut to the cap."""
+        columns = {}
+        for name, kind in self._kinds.items():
+            values = self._numbers[name].numbers() if kind == "number" else self._categories[name].cut(cap)
+            columns[name] = ColumnProfile(self.rows, self._nulls[name], values)
+        return Profile(self.rows, columns)
 
 
-def _profile(batch: pa.RecordBatch | pa.Table, kinds: Mapping[str, Kind]) -> Profile:
-    missing = [name for name in kinds if name not in batch.schema.names]
-    if missing:
-        raise DataError("the rows lack columns to profile", expected=", ".join(kinds), found=f"no {', '.join(missing)}")
-    columns = {}
-    for name, kind in kinds.items():
-        column = batch.column(name)
-        columns[name] = _numbers(name, column) if kind == "number" else _categories(column)
-    return Profile(batch.num_rows, columns)
-
-
-def _numbers(name: str, column: pa.Array | pa.ChunkedArray) -> ColumnProfile:
-    try:
-        # not safe: a whole number beyond 2**53 is rounded, as SQL's CAST does
-        values = column.cast(pa.float64(), safe=False) if column.type != pa.float64() else column
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"the column {name} holds no numbers", expected="numbers", found=column.type) from error
-    array = values.drop_null().to_numpy()
-    gaps = np.isnan(array)
-    if gaps.any():
-        array = array[~gaps]
-    return ColumnProfile(len(column), len(column) - len(array), Numbers.of(array))
-
-
-def _categories(column: pa.Array | pa.ChunkedArray) -> ColumnProfile:
-    found = pc.value_counts(column.cast(pa.string()))
-    counts = dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
-    nulls = counts.pop(None, 0)
-    return ColumnProfile(len(column), nulls, Categories(counts))
+def _pairs(counted: pa.StructArray) -> list[tuple[Any, int]]:
+    return list(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))

@@ -1,6 +1,7 @@
-"""Profiles filled where the data is: one SQL statement for DuckDB, BigQuery or Spark, a few thousand small rows back.
+"""Profiles filled where the data is: by one SQL statement in BigQuery or Spark, a few thousand small rows back; by
+DuckDB as a stream of what the expressions give, counted in this process, which is quicker than its own GROUP BY.
 
-DuckDB and BigQuery store by column, so the statement is a ``UNION ALL`` of one ``GROUP BY`` a column: each column is
+BigQuery stores by column, so the statement is a ``UNION ALL`` of one ``GROUP BY`` a column: each column is
 read once. Spark reads the rows once and unfolds them (``stack``). The buckets are the very ones that
 ``profile.of_batches`` fills, because rounding is plain arithmetic (``sketch``); moments agree to rounding, from the
 sums of what rounding took away: with ``x = r + d``, ``sum(x) = sum(n r) + sum(d)``.
@@ -8,14 +9,26 @@ sums of what rounding took away: with ``x = r + d``, ``sum(x) = sum(n r) + sum(d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from airflow_provider_sml.ml.expressions import Dialect, identifier
-from airflow_provider_sml.ml.monitoring.profile import CAP, Categories, ColumnProfile, Kind, Profile
+from airflow_provider_sml.ml.monitoring.profile import (
+    CAP,
+    HELD,
+    Categories,
+    ColumnProfile,
+    Kind,
+    Profile,
+    empty,
+    merge,
+    of_batches,
+)
 from airflow_provider_sml.ml.monitoring.sketch import LARGEST, SMALLEST, SPLITTER, Numbers, keys_of, values_of
 
 if TYPE_CHECKING:
@@ -27,6 +40,10 @@ _DOUBLE = {"duckdb": "DOUBLE", "spark": "DOUBLE", "bigquery": "FLOAT64"}
 _TEXT = {"duckdb": "VARCHAR", "spark": "STRING", "bigquery": "STRING"}
 _NAN = {"duckdb": "isnan", "spark": "isnan", "bigquery": "IS_NAN"}
 _BEYOND = "1e300"
+#: Rows that DuckDB hands over at once.
+_BATCH = 131_072
+#: Rows that tell whether a column has few different values, and how many are few.
+_LOOKED_AT, _FEW = 2_048, 512
 
 
 @dataclass(frozen=True)
@@ -52,38 +69,148 @@ def columns_of(kinds: Mapping[str, Kind]) -> list[Column]:
     return [Column(name, kind) for name, kind in kinds.items()]
 
 
-def statement(source: str, columns: Sequence[Column], dialect: Dialect, cap: int = CAP) -> str:
-    """The query of a profile: rows of (column's position, kind, text, number, count, d, d * d, least, most).
+def statement(
+    source: str, columns: Sequence[Column], dialect: Dialect, cap: int = CAP, segment: str | None = None
+) -> str:
+    """The query of a profile: rows of (column's position, kind, text, number, count, d, d * d, least, most, segment).
 
     :param source: what stands behind FROM: a table, ``read_parquet(...)``, or a query in parentheses with an alias.
     :param columns: at least one.
     :param dialect: the engine.
     :param cap: categories counted each by itself.
+    :param segment: an expression by whose values rows are counted apart; None leaves the last column out.
     """
     numbered = list(enumerate(columns))
     numbers = [(at, column) for at, column in numbered if column.kind == "number"]
-    parts = [_category(source, at, column, dialect, cap) for at, column in numbered if column.kind == "category"]
+    part = _Part(source, dialect, segment and f"CAST({segment} AS {_TEXT[dialect]})")
+    parts = [part.category(at, column, cap) for at, column in numbered if column.kind == "category"]
     if dialect == "spark" and numbers:
-        parts.append(_unfolded(source, numbers))
+        parts.append(part.unfolded(numbers))
     else:
-        parts += [_number(source, at, column, dialect) for at, column in numbers]
+        parts += [part.number(at, column) for at, column in numbers]
     return "\nUNION ALL\n".join(parts)
 
 
-def of_duckdb(connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[Column], cap: int = CAP) -> Profile:
-    """Profile what DuckDB can read."""
-    return read(connection.execute(statement(source, columns, "duckdb", cap)).fetchall(), columns)
+def of_duckdb(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    columns: Sequence[Column],
+    cap: int = CAP,
+    segment: str | None = None,
+) -> Profile:
+    """Profile what DuckDB can read; one batch of rows is held at a time.
+
+    Columns of which the first rows have few different values are grouped by DuckDB, which looks at a dictionary's
+    entries once; the others come as a stream and are counted here, which costs a fifth of grouping them.
+
+    :param source: as in ``statement``.
+    :param columns: the columns.
+    :param cap: categories counted each by itself.
+    :param segment: an expression by whose values the rows are profiled apart as well.
+    """
+    few = set() if segment else _few(connection, source, columns)
+    streamed = [column for column in columns if column.name not in few]
+    found: dict[str, ColumnProfile] = {}
+    rows, segments = 0, {}
+    if few:
+        grouped = [column for column in columns if column.name in few]
+        read_back = connection.execute(_grouped(source, grouped, cap)).fetchall()
+        parts = [[row for row in read_back if row[0] == at] for at in range(len(grouped))]
+        for column, part in zip(grouped, parts, strict=True):
+            found[column.name] = _read_values(part) if column.kind == "number" else _read_categories(part)
+        rows = found[grouped[0].name].rows
+    if streamed or not few:
+        reader = connection.sql(f"SELECT {_asked(streamed, 'duckdb', segment)} FROM {source}").to_arrow_reader(_BATCH)
+        made = _named(of_batches(reader, _kinds(streamed), segment="s" if segment else None, cap=cap), streamed)
+        found |= made.columns
+        rows, segments = made.rows, dict(made.segments)
+    return Profile(rows, {column.name: found[column.name] for column in columns}, segments)
 
 
-def of_spark(session: SparkSession, source: str, columns: Sequence[Column], cap: int = CAP) -> Profile:
-    """Profile a table or view of Spark."""
-    return read((tuple(row) for row in session.sql(statement(source, columns, "spark", cap)).collect()), columns)
+def _few(connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[Column]) -> set[str]:
+    """The columns of which the first rows have few different values; none where there are few rows."""
+    counts = ", ".join(f"count(DISTINCT c{at})" for at in range(len(columns)))
+    if not counts:
+        return set()
+    first = f"SELECT {_asked(columns, 'duckdb', None)} FROM {source} LIMIT {_LOOKED_AT}"
+    [(rows, *different)] = connection.execute(f"SELECT count(*), {counts} FROM ({first})").fetchall()
+    if rows < _LOOKED_AT:
+        return set()
+    return {column.name for column, count in zip(columns, different, strict=True) if count <= _FEW}
 
 
-def of_bigquery(client: Client, source: str, columns: Sequence[Column], cap: int = CAP) -> Profile:
+def _grouped(source: str, columns: Sequence[Column], cap: int) -> str:
+    """The query of columns of few values: as ``statement``, but each number by itself in the place of its bucket."""
+    part = _Part(source, "duckdb", None)
+    none = "CAST(NULL AS DOUBLE)"
+    return "\nUNION ALL\n".join(
+        part.category(at, column, cap)
+        if column.kind == "category"
+        else f"SELECT {at} AS c, 0 AS kind, CAST(NULL AS VARCHAR) AS text, v AS r, COUNT(*) AS n, {none} AS d, "
+        f"{none} AS dd, {none} AS least, {none} AS most FROM ("
+        f"SELECT CAST({column.expression('duckdb')} AS DOUBLE) AS v FROM {source}) AS a GROUP BY v"
+        for at, column in enumerate(columns)
+    )
+
+
+def _read_values(rows: Sequence[Sequence[Any]]) -> ColumnProfile:
+    values = np.array([np.nan if row[3] is None else row[3] for row in rows], float)
+    counts = np.array([row[4] for row in rows], np.int64)
+    there = ~np.isnan(values)
+    order = np.argsort(values[there])  # so that sums are the same each time
+    numbers = Numbers.of_counted(values[there][order], counts[there][order])
+    return ColumnProfile(int(counts.sum()), int(counts[~there].sum()), numbers)
+
+
+def _asked(columns: Sequence[Column], dialect: Dialect, segment: str | None) -> str:
+    types = {"number": _DOUBLE[dialect], "category": _TEXT[dialect]}
+    asked = [f"CAST({one.expression(dialect)} AS {types[one.kind]}) AS c{at}" for at, one in enumerate(columns)]
+    asked += [f"CAST({segment} AS {_TEXT[dialect]}) AS s"] if segment else []
+    return ", ".join(asked or ["1 AS nothing"])
+
+
+def _kinds(columns: Sequence[Column]) -> dict[str, Kind]:
+    return {f"c{at}": column.kind for at, column in enumerate(columns)}
+
+
+def _named(profile: Profile, columns: Sequence[Column]) -> Profile:
+    segments = {name: _named(part, columns) for name, part in profile.segments.items()}
+    return Profile(profile.rows, {c.name: profile.columns[f"c{at}"] for at, c in enumerate(columns)}, segments)
+
+
+def of_spark(
+    session: SparkSession, source: str, columns: Sequence[Column], cap: int = CAP, segment: str | None = None
+) -> Profile:
+    """Profile a table or view of Spark: each task profiles its part in a Python worker, and a few kilobytes come back.
+
+    The workers need this package; ``of_spark_sql`` does without.
+    """
+    kinds, by = _kinds(columns), "s" if segment else None
+
+    def part(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        made = json.dumps(of_batches(batches, kinds, segment=by, cap=cap * HELD).dump())
+        yield pa.record_batch({"profile": pa.array([made], pa.string())})
+
+    rows = session.sql(f"SELECT {_asked(columns, 'spark', segment)} FROM {source}")
+    parts = [Profile.load(json.loads(row[0])) for row in rows.mapInArrow(part, "profile string").collect()]
+    whole = merge(parts, cap) if parts else empty(kinds)
+    return _named(whole, columns)
+
+
+def of_spark_sql(
+    session: SparkSession, source: str, columns: Sequence[Column], cap: int = CAP, segment: str | None = None
+) -> Profile:
+    """The same by one SQL statement, without a Python worker; it takes several times the CPU."""
+    rows = session.sql(statement(source, columns, "spark", cap, segment)).collect()
+    return read((tuple(row) for row in rows), columns, cap)
+
+
+def of_bigquery(
+    client: Client, source: str, columns: Sequence[Column], cap: int = CAP, segment: str | None = None
+) -> Profile:
     """Profile a table of BigQuery; the bytes billed are those of the columns, once."""
-    rows = client.query_and_wait(statement(source, columns, "bigquery", cap))
-    return read((tuple(row.values()) for row in rows), columns)
+    rows = client.query_and_wait(statement(source, columns, "bigquery", cap, segment))
+    return read((tuple(row.values()) for row in rows), columns, cap)
 
 
 def _rounded(v: str, dialect: Dialect) -> str:
@@ -113,54 +240,90 @@ def _inside(v: str, dialect: Dialect) -> str:
 _SUMS = "COUNT(*) AS n, SUM(w - r) AS d, SUM((w - r) * (w - r)) AS dd, MIN(w) AS least, MAX(w) AS most"
 
 
-def _number(source: str, at: int, column: Column, dialect: Dialect) -> str:
-    value = f"CAST({column.expression(dialect)} AS {_DOUBLE[dialect]})"
-    return (
-        f"SELECT {at} AS c, 0 AS kind, CAST(NULL AS {_TEXT[dialect]}) AS text, r, {_SUMS} FROM ("
-        f"SELECT {_rounded('v', dialect)} AS r, {_inside('v', dialect)} AS w FROM ("
-        f"SELECT {value} AS v FROM {source}) AS a) AS b GROUP BY r"
-    )
+@dataclass(frozen=True)
+class _Part:
+    """What the parts of a statement share.
 
+    :param source: behind FROM.
+    :param dialect: of the engine.
+    :param segment: expression of the segment, as text; None for none.
+    """
 
-def _unfolded(source: str, columns: Sequence[tuple[int, Column]]) -> str:
-    pairs = ", ".join(f"{at}, CAST({column.expression('spark')} AS DOUBLE)" for at, column in columns)
-    return (
-        f"SELECT c, 0 AS kind, CAST(NULL AS STRING) AS text, r, {_SUMS} FROM ("
-        f"SELECT c, {_rounded('v', 'spark')} AS r, {_inside('v', 'spark')} AS w FROM ("
-        f"SELECT stack({len(columns)}, {pairs}) AS (c, v) FROM {source}) AS a) AS b GROUP BY c, r"
-    )
+    source: str
+    dialect: Dialect
+    segment: str | None
 
+    @property
+    def _inner(self) -> str:
+        """The segment as a column of the innermost query."""
+        return f", {self.segment} AS s" if self.segment else ""
 
-def _category(source: str, at: int, column: Column, dialect: Dialect, cap: int) -> str:
-    """Kind 1: a category, or NULL; kind 2: the rest, with the largest count in it as ``most``."""
-    text, double = _TEXT[dialect], _DOUBLE[dialect]
-    ranked = (
-        f"SELECT text, n, CASE WHEN text IS NULL THEN 0 ELSE ROW_NUMBER() OVER ("
-        f"PARTITION BY CASE WHEN text IS NULL THEN 1 ELSE 0 END ORDER BY n DESC, text) END AS place FROM ("
-        f"SELECT text, COUNT(*) AS n FROM (SELECT CAST({column.expression(dialect)} AS {text}) AS text FROM {source})"
-        f" AS a GROUP BY text) AS b"
-    )
-    none = f"CAST(NULL AS {double})"
-    return (
-        f"SELECT {at} AS c, kind, text, {none} AS r, CAST(SUM(n) AS {_WHOLE[dialect]}) AS n, {none} AS d, "
-        f"{none} AS dd, {none} AS least, CAST(MAX(n) AS {double}) AS most FROM ("
-        f"SELECT CASE WHEN place <= {cap} THEN 1 ELSE 2 END AS kind, "
-        f"CASE WHEN place <= {cap} THEN text END AS text, n FROM ({ranked}) AS e) AS f GROUP BY kind, text"
-    )
+    @property
+    def _by(self) -> str:
+        return ", s" if self.segment else ""
+
+    def number(self, at: int, column: Column) -> str:
+        value = f"CAST({column.expression(self.dialect)} AS {_DOUBLE[self.dialect]})"
+        return (
+            f"SELECT {at} AS c, 0 AS kind, CAST(NULL AS {_TEXT[self.dialect]}) AS text, r, {_SUMS}{self._by} FROM ("
+            f"SELECT {_rounded('v', self.dialect)} AS r, {_inside('v', self.dialect)} AS w{self._by} FROM ("
+            f"SELECT {value} AS v{self._inner} FROM {self.source}) AS a) AS b GROUP BY r{self._by}"
+        )
+
+    def unfolded(self, columns: Sequence[tuple[int, Column]]) -> str:
+        pairs = ", ".join(f"{at}, CAST({column.expression('spark')} AS DOUBLE)" for at, column in columns)
+        return (
+            f"SELECT c, 0 AS kind, CAST(NULL AS STRING) AS text, r, {_SUMS}{self._by} FROM ("
+            f"SELECT c, {_rounded('v', 'spark')} AS r, {_inside('v', 'spark')} AS w{self._by} FROM ("
+            f"SELECT stack({len(columns)}, {pairs}) AS (c, v){self._inner} FROM {self.source}) AS a) AS b "
+            f"GROUP BY c, r{self._by}"
+        )
+
+    def category(self, at: int, column: Column, cap: int) -> str:
+        """Kind 1: a category, or NULL; kind 2: the rest, with the largest count in it as ``most``."""
+        text, double = _TEXT[self.dialect], _DOUBLE[self.dialect]
+        value = f"CAST({column.expression(self.dialect)} AS {text})"
+        ranked = (
+            f"SELECT text, n{self._by}, CASE WHEN text IS NULL THEN 0 ELSE ROW_NUMBER() OVER (PARTITION BY "
+            f"CASE WHEN text IS NULL THEN 1 ELSE 0 END{self._by} ORDER BY n DESC, text) END AS place FROM ("
+            f"SELECT text, COUNT(*) AS n{self._by} FROM (SELECT {value} AS text{self._inner} FROM {self.source})"
+            f" AS a GROUP BY text{self._by}) AS b"
+        )
+        none = f"CAST(NULL AS {double})"
+        return (
+            f"SELECT {at} AS c, kind, text, {none} AS r, CAST(SUM(n) AS {_WHOLE[self.dialect]}) AS n, {none} AS d, "
+            f"{none} AS dd, {none} AS least, CAST(MAX(n) AS {double}) AS most{self._by} FROM ("
+            f"SELECT CASE WHEN place <= {cap} THEN 1 ELSE 2 END AS kind, "
+            f"CASE WHEN place <= {cap} THEN text END AS text, n{self._by} FROM ({ranked}) AS e) AS f "
+            f"GROUP BY kind, text{self._by}"
+        )
 
 
 _WHOLE = {"duckdb": "BIGINT", "spark": "BIGINT", "bigquery": "INT64"}
 
 
-def read(rows: Iterable[Sequence[Any]], columns: Sequence[Column]) -> Profile:
+def read(rows: Iterable[Sequence[Any]], columns: Sequence[Column], cap: int = CAP) -> Profile:
     """The profile that the rows of ``statement`` make.
 
     :param rows: as the engine gave them.
     :param columns: those of the statement.
+    :param cap: as of the statement.
     """
-    found: list[list[Sequence[Any]]] = [[] for _ in columns]
+    found: dict[str | None, list[list[Sequence[Any]]]] = {}
     for row in rows:
-        found[int(row[0])].append(row)
+        part = found.setdefault(row[9] if len(row) > 9 else None, [[] for _ in columns])
+        part[int(row[0])].append(row)
+    parts = {name: _read_part(part, columns) for name, part in found.items()}
+    if not parts:
+        return empty({column.name: column.kind for column in columns})
+    if set(parts) == {None}:
+        return parts[None]
+    whole = merge([parts[name] for name in sorted(parts, key=str)], cap)
+    segments = {name: parts[name] for name in sorted(name for name in parts if name is not None)}
+    return Profile(whole.rows, whole.columns, segments)
+
+
+def _read_part(found: Sequence[Sequence[Sequence[Any]]], columns: Sequence[Column]) -> Profile:
     profiles = {
         column.name: _read_numbers(part) if column.kind == "number" else _read_categories(part)
         for column, part in zip(columns, found, strict=True)

@@ -73,8 +73,7 @@ class ProfileStore:
             )
         for day, content in wanted.items():
             if found[day] is None:
-                found[day] = made = make(day)
-                self.put(day, content, made)
+                found[day] = self.put(day, content, make(day))
         return {day: profile for day, profile in found.items() if profile is not None}
 
     def window(self, days: Sequence[dt.date], make: Callable[[dt.date], Profile]) -> Window:
@@ -91,23 +90,21 @@ class ProfileStore:
         """
         path = self._folder / f"{self._definition}-{content}.json"
         found = self._read(path)
-        if found is None:
-            found = make()
-            _write(path, found)
-        return found
+        return _write(path, make()) if found is None else found
 
-    def put(self, day: dt.date, content: str, profile: Profile) -> Path:
+    def put(self, day: dt.date, content: str, profile: Profile) -> Profile:
         """Keep a day's profile; those of older contents of the day, made in the same way, are removed.
 
         :param content: what ``content`` gave for the files that were profiled.
+        :returns: the profile as it will be read.
         """
         path = self._path(day, content)
-        _write(path, profile)
+        kept = _write(path, profile)
         for entry in list(storage.entries(path.parent)):
             name = entry.path.rsplit("/", 1)[1]
             if name.startswith(f"{self._definition}-") and name != path.name:
                 storage.remove(entry.path)
-        return path
+        return kept
 
     def _contents(self, days: Sequence[dt.date]) -> dict[dt.date, str]:
         """The content of each of the days that is published."""
@@ -170,9 +167,11 @@ def expire(lake: Lake, table: str, before: dt.date) -> int:
     return removed
 
 
-def _write(path: Path, profile: Profile) -> None:
+def _write(path: Path, profile: Profile) -> Profile:
+    """Write a profile; gives it as it will be read, so that what is made now and what was kept are the same in all."""
     body = json.dumps(profile.dump(), separators=(",", ":"), sort_keys=True)
     storage.write(path, json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
+    return Profile.load(json.loads(body))
 
 
 def _digest(value: object) -> str:

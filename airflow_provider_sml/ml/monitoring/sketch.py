@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 #: Bits of a double's 53 that rounding takes away.
-_TAKEN = 42
-SPLITTER = float(2**_TAKEN + 1)
-RELATIVE_ERROR = 2.0 ** -(53 - _TAKEN)
+TAKEN = 42
+SPLITTER = float(2**TAKEN + 1)
+RELATIVE_ERROR = 2.0 ** -(53 - TAKEN)
 LARGEST, SMALLEST = 1e150, 1e-150
 #: A batch whose keys span more than this times its size is counted by sorting.
 _SPARSE = 8
@@ -40,13 +40,13 @@ def keys_of(values: np.ndarray) -> np.ndarray:
     """
     product = values * SPLITTER
     rounded = product - (product - values)
-    keys = np.abs(rounded).view(np.int64) >> _TAKEN
+    keys = np.abs(rounded).view(np.int64) >> TAKEN
     return np.where(rounded < 0, -keys, keys)
 
 
 def values_of(keys: np.ndarray) -> np.ndarray:
     """The rounded number that each bucket stands for, shape (n,)."""
-    return np.sign(keys) * (np.abs(keys) << _TAKEN).view(np.float64)
+    return np.sign(keys) * (np.abs(keys) << TAKEN).view(np.float64)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,25 @@ class Numbers:
         mean = float(values.mean())
         m2 = float(np.square(values - mean).sum())
         return cls(keys, counts, mean, m2, float(values.min()), float(values.max()), below, above)
+
+    @classmethod
+    def of_counted(cls, values: np.ndarray, counts: np.ndarray) -> Numbers:
+        """Sketch different values of which each is there several times; NaN not among them.
+
+        :param values: float64 of shape (n,).
+        :param counts: int64 of shape (n,).
+        """
+        inside = np.abs(values) <= LARGEST
+        below, above = int(counts[values < -LARGEST].sum()), int(counts[values > LARGEST].sum())
+        values, counts = values[inside], counts[inside]
+        if not len(values):
+            return cls(below=below, above=above)
+        values = np.where(np.abs(values) < SMALLEST, 0.0, values)
+        keys, place = np.unique(keys_of(values), return_inverse=True)
+        total = np.bincount(place, counts).astype(np.int64)
+        mean = float((values * counts).sum() / counts.sum())
+        m2 = float((np.square(values - mean) * counts).sum())
+        return cls(keys, total, mean, m2, float(values.min()), float(values.max()), below, above)
 
     @property
     def inside(self) -> int:

@@ -6,17 +6,15 @@ is published. Features are then computed from both, by the same code: what diffe
 asking (a late reading, another look-up, another rounding, a field that the caller left out).
 
 Log and day are streamed, joined by DuckDB within ``MEMORY``, and only counted. Requests without such an id are left
-out, and so are those that other versions answered. Only the log of this package's own server is read.
+out, and so are those that other versions answered. ``served`` reads the logs of the servers that there are.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from airflow_provider_sml.ml.expressions import physical
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.lake.reading import batches
 from airflow_provider_sml.ml.monitoring.performance import MEMORY
+from airflow_provider_sml.ml.monitoring.served import Record, ServedLog
 from airflow_provider_sml.ml.serving.requests import RequestChecker
 from airflow_provider_sml.ml.training import data
 
@@ -51,7 +50,7 @@ def row_id(values: Sequence[Any]) -> str:
 
 
 def skew(
-    lake: Lake, table: str, day: dt.date, scorer: Scorer, version: str, folder: Path, tolerance: float = TOLERANCE
+    lake: Lake, table: str, day: dt.date, scorer: Scorer, version: str, served: ServedLog, tolerance: float = TOLERANCE
 ) -> dict[str, Any] | None:
     """Compare what was served for the rows of a day with what the lake holds of them.
 
@@ -59,29 +58,23 @@ def skew(
     :param day: whose rows are looked at; a row counts as it was asked for last by the end of this day.
     :param scorer: of the version that served.
     :param version: its number; the answers of others are left out.
-    :param folder: of the server's prediction log.
+    :param served: the server's prediction log.
     :param tolerance: share of a number by which it may differ.
     :returns: ``logged`` answers, ``matched`` rows; by feature the share of them that ``differ``, and that have a value
         on one side only (``missing``), and the mean difference of numbers, served less stored; the same of the score.
         None where no answer is about a row of the day.
     """
-    files = _log_files(folder, day)
-    if not files:
-        return None
     reader = _Log(scorer, version)
     key = scorer.bundle.dataset.contract.key
     with (
         tempfile.TemporaryDirectory(prefix="sml-") as disk,
         storage.connect_duckdb([lake.root], {"memory_limit": MEMORY, "temp_directory": disk}) as connection,
     ):
-        _fill(connection, "served", reader.batches(files), scorer)
+        _fill(connection, "served", reader.batches(served.records(day - ASKED_BEFORE, day)), scorer)
+        if not reader.answers:
+            return None
         _fill(connection, "stored", _stored(lake, table, key, day, scorer), scorer)
         return _compare(connection, day, scorer, reader, tolerance)
-
-
-def _log_files(folder: Path, day: dt.date) -> list[Path]:
-    first, last = (day - ASKED_BEFORE).isoformat(), day.isoformat()
-    return [path for path in sorted(folder.glob("????-??-??-*.jsonl")) if first <= path.name[:10] <= last]
 
 
 class _Log:
@@ -98,9 +91,9 @@ class _Log:
         self._times = [contract.columns[name].type == "timestamp" for name in contract.key]
         self.answers = self.damaged = 0
 
-    def batches(self, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    def batches(self, logged: Iterable[Record | None]) -> Iterator[pa.RecordBatch]:
         """Ids, times, features and scores of the answers."""
-        records = self._records(files)
+        records = self._records(logged)
         while part := list(islice(records, _ROWS)):
             checked = self._checked(part)
             if checked:
@@ -109,19 +102,19 @@ class _Log:
                 ids, times = [record["id"] for record in kept], [record["time"] for record in kept]
                 yield _batch(ids, times, self._scorer.encode(rows), np.array(scores, float), self._scorer)
 
-    def _records(self, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-        for path in files:
-            with path.open("rb") as lines:
-                for line in lines:
-                    try:
-                        record = json.loads(line)
-                        if str(record["version"]) != self._version:
-                            continue
-                        self.answers += 1
-                        wanted = {"time": str(record["time"]), "score": float(record["score"])}
-                        yield wanted | {"id": self._normal(str(record["id"])), "features": dict(record["features"])}
-                    except (ValueError, KeyError, TypeError):  # the last line of a server that was killed
-                        self.damaged += 1
+    def _records(self, logged: Iterable[Record | None]) -> Iterator[dict[str, Any]]:
+        for record in logged:
+            if record is None:  # such as the last line of a server that was killed
+                self.damaged += 1
+                continue
+            try:
+                if str(record["version"]) != self._version:
+                    continue
+                self.answers += 1
+                wanted = {"time": str(record["time"]), "score": float(record["score"])}
+                yield wanted | {"id": self._normal(str(record["id"])), "features": dict(record["features"])}
+            except (ValueError, KeyError, TypeError):
+                self.damaged += 1
 
     def _checked(self, part: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """Vectors of the records; one that the contract does not know any more spoils no other."""

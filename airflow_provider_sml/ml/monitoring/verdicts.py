@@ -74,8 +74,8 @@ class ColumnDrift:
 class Finding:
     """Something that a reader has to know and that no distance tells.
 
-    :param kind: ``empty_night``, ``missing_partitions``, ``column_gone``, ``column_new``, ``column_kind``,
-        ``new_category`` or ``small_segment``.
+    :param kind: ``empty_night``, ``missing_partitions``, ``schema``, ``column_gone``, ``column_new``, ``column_kind``,
+        ``new_category``, ``segment`` or ``small_segment``.
     :param subject: the column, segment or days.
     :param text: in words.
     """
@@ -197,7 +197,7 @@ def _column(
     else:
         p_value = distances.chi_square(*distances.shares(*_with_nulls(old, new)))[1]
     apart = value >= limit or abs(gaps[0] - gaps[1]) >= rules.nulls
-    return ColumnDrift(name, method, round(value, 6), limit, p_value, None, apart, gaps)
+    return ColumnDrift(name, method, round(value, 6), limit, float(f"{p_value:.9g}"), None, apart, gaps)
 
 
 def _controlled(columns: Sequence[ColumnDrift], rules: Rules) -> list[ColumnDrift]:
@@ -234,7 +234,7 @@ def _categories(name: str, old: ColumnProfile, new: ColumnProfile) -> list[Findi
     fresh = {value: count for value, count in new.values.counts.items() if value not in old.values.counts}
     if not fresh:
         return []
-    first = ", ".join(f"{value!r} ({count})" for value, count in sorted(fresh.items(), key=lambda i: -i[1])[:5])
+    first = ", ".join(f"{value!r} ({count})" for value, count in sorted(fresh.items(), key=lambda i: (-i[1], i[0]))[:5])
     return [Finding("new_category", name, f"{name}: {len(fresh)} not seen in the reference: {first}")]
 
 
@@ -245,17 +245,3 @@ def _missing(days: Sequence[dt.date]) -> str:
 def _beyond(column: ColumnDrift) -> float:
     """How far beyond its limit a column lies."""
     return float("inf") if column.value is None else column.value / (column.threshold or 1.0)
-
-
-def window(kind: Literal["trailing", "season"], day: dt.date, days: int) -> list[dt.date]:
-    """The days of a reference window.
-
-    :param kind: ``trailing``: those before the day; ``season``: those around the day 52 weeks before, so that weekdays
-        are the same.
-    :param day: the night.
-    :param days: how many.
-    """
-    if kind == "trailing":
-        return [day - dt.timedelta(days=n) for n in range(days, 0, -1)]
-    middle = day - dt.timedelta(weeks=52)
-    return [middle + dt.timedelta(days=n - days // 2) for n in range(days)]

@@ -11,6 +11,7 @@ days at once is refused by BigQuery and can be retried.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -60,6 +61,11 @@ class BigQueryWarehouse:
     def name(self, table: str) -> str:
         """A table's full name, quoted."""
         return f"`{self.project}.{self.dataset}.{table}`"
+
+    def day(self, table: str, day: dt.date) -> str:
+        """The rows of a day, to stand behind FROM; only the partition is read."""
+        within = f"{identifier(PARTITION, 'bigquery')} = {literal(day, 'bigquery')}"
+        return f"(SELECT * FROM {self.name(table)} WHERE {within}) AS t"
 
     def plan(self, publication: Publication, current: Mapping[str, str] | None, paths: list[str]) -> BigQueryPlan:
         """Compile a publish.

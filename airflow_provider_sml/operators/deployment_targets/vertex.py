@@ -11,7 +11,7 @@ from typing import Any
 from airflow_provider_sml.cloud.google import CALL_SECONDS
 from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
 from airflow_provider_sml.cloud.vertex_plan import planned
-from airflow_provider_sml.cloud.vertex_spec import VertexSpec
+from airflow_provider_sml.cloud.vertex_spec import VertexSpec, version_key
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected, google_project
 from airflow_provider_sml.operators.deployment_targets import Deployment
@@ -165,3 +165,12 @@ class VertexTarget:
 def _spec(settings: Mapping[str, Any], artifact: str) -> dict[str, Any]:
     """The values of the ``VertexSpec`` in the settings."""
     return {key: value for key, value in settings.items() if key not in _OWN} | {"artifact": artifact}
+
+
+def deployed_ids(deployment: Deployment) -> list[str]:
+    """The ids that the deployed models of a version have.
+
+    :param deployment: of the version, with the settings that it was deployed by.
+    """
+    what = VertexSpec.load(_spec(deployment.settings, VertexTarget(deployment)._place))
+    return [part.id for part in what.parts(version_key(deployment.version, what))]

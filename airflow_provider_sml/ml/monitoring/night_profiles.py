@@ -1,0 +1,281 @@
+"""The profiles of the days of a table, for the model in production: made once, where the data is, and kept in the lake.
+
+Features are computed and profiled by SQL: in DuckDB over the lake's files, or in BigQuery over the published table. Of
+the score the model alone knows: it is read from the logged predictions where those were made of the day's very files
+by this model, and computed otherwise, batch by batch, from the columns that the model asks for. Features and score
+are kept apart, so that a new version of the model leaves the profiles of its features as they are.
+
+A column that the table has no more, or does not have yet, is left out; ``schema_findings`` tells of it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from airflow_provider_sml.ml import storage
+from airflow_provider_sml.ml.bundle import Scorer
+from airflow_provider_sml.ml.contract import Dataset, Feature
+from airflow_provider_sml.ml.expressions import Dialect, identifier, physical
+from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.lake.reading import batches, relation
+from airflow_provider_sml.ml.monitoring import profile_sql
+from airflow_provider_sml.ml.monitoring.drift import SCORE
+from airflow_provider_sml.ml.monitoring.predictions import logged_files
+from airflow_provider_sml.ml.monitoring.profile import Kind, Profile, merge, of_batches
+from airflow_provider_sml.ml.monitoring.profile_sql import Column
+from airflow_provider_sml.ml.monitoring.profile_store import ProfileStore, content
+from airflow_provider_sml.ml.monitoring.reference import Reference, training_nights
+from airflow_provider_sml.ml.monitoring.verdicts import Finding
+from airflow_provider_sml.ml.training import data
+
+if TYPE_CHECKING:
+    import duckdb
+
+#: Profiles a day's features somewhere else than over the lake's files; None where that cannot be done now.
+Elsewhere = Callable[[dt.date, Sequence[Column], "str | None"], "Profile | None"]
+#: Rows scored at once.
+BATCH = 65_536
+#: Days before a night that are looked at for such as are missing.
+_WEEK = 7
+#: What DuckDB may hold.
+MEMORY = "512MB"
+#: Name under which the segment is read beside the score.
+_SEGMENT = "segment of the row"
+
+#: Iceberg's types by our names.
+_TYPES = {"long": "int", "int": "int", "double": "double", "float": "double", "string": "string",
+          "boolean": "boolean", "timestamp": "timestamp", "timestamptz": "timestamp", "date": "date"}  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a night is compared with.
+
+    :param reference: how it was asked for.
+    :param profile: of its rows; None where there are none.
+    :param nights: profiles of ordinary nights, by which p-values are told.
+    :param missing: days that are not published: of its window, or, of training, of the week before the night.
+    :param oldest: the first day whose profile was asked for; None for none.
+    """
+
+    reference: Reference
+    profile: Profile | None
+    nights: Sequence[Profile] = ()
+    missing: Sequence[dt.date] = ()
+    oldest: dt.date | None = None
+
+
+class NightProfiles:
+    """Profiles of the days of one table for one model.
+
+    :param lake: where the table is.
+    :param table: its name.
+    :param scorer: of the version in production.
+    :param leave_out: features that are not compared.
+    :param segment: a stored column by whose values the rows are profiled apart as well.
+    :param elsewhere: profiles features where a copy of the table is; the lake's files are read when None.
+    :param dialect: of the SQL that ``elsewhere`` takes.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        table: str,
+        scorer: Scorer,
+        leave_out: Sequence[str] = (),
+        segment: str | None = None,
+        elsewhere: Elsewhere | None = None,
+        dialect: Dialect = "duckdb",
+    ) -> None:
+        self._lake, self._table, self._scorer = lake, table, scorer
+        self._features = [feature for feature in scorer.features if feature.name not in leave_out]
+        self._segment = segment and physical(segment)
+        self._elsewhere, self._dialect = elsewhere, dialect
+        self._columns = set(lake.columns(table)) if lake.exists(table) else set()
+        meanings = {feature.name: [_kind(feature), feature.expression.text] for feature in self._features}
+        self._of_features = {"features": meanings, "segment": self._segment}
+        self._of_score = {"score of": scorer.bundle.model_id, "segment": self._segment}
+
+    def nights(self, days: Sequence[dt.date]) -> dict[dt.date, Profile]:
+        """The profile of each of the days that is published, read or made; in their order."""
+        features = ProfileStore(self._lake, self._table, self._of_features).days(days, self._features_of)
+        scores = ProfileStore(self._lake, self._table, self._of_score).days(days, self._score_of)
+        return {day: self._beside(features[day], scores[day]) for day in sorted(features) if day in scores}
+
+    def training(self, sample: Path) -> Profile:
+        """The profile of the rows that the model was trained on, kept like a day's under the sample's name.
+
+        :param sample: place of the sample.
+        """
+        files = sorted(str(path) for path in (sample / "train").glob("*.parquet"))
+        name = content(files)
+        features = ProfileStore(self._lake, "samples", self._of_features)
+        scores = ProfileStore(self._lake, "samples", self._of_score)
+        return self._beside(
+            features.named(name, lambda: self._features_in(files)), scores.named(name, lambda: self._score_in(files))
+        )
+
+    def against(self, reference: Reference, day: dt.date, sample: Path) -> Against:
+        """What a night is compared with.
+
+        :param reference: as it was asked for.
+        :param day: the night.
+        :param sample: place of the rows that the model was trained on.
+        """
+        if reference.kind == "training":
+            try:
+                windows = json.loads((sample / "manifest.json").read_text())["windows"]
+            except (FileNotFoundError, KeyError):
+                windows = {}
+            made = self.nights(training_nights(windows))
+            return Against(
+                reference, self.training(sample), list(made.values()), self._gaps(day), min(made, default=None)
+            )
+        wanted = reference.window(day)
+        made = self.nights(wanted)
+        window = list(made.values())
+        missing = [one for one in wanted if one not in made]
+        return Against(reference, merge(window) if window else None, window, missing, min(wanted))
+
+    # --- the parts ------------------------------------------------------------------------------------------------
+
+    def _beside(self, features: Profile, score: Profile) -> Profile:
+        """Two profiles of the same rows as one, the columns in the order of the features."""
+        both = {**features.columns, **score.columns}
+        order = [feature.name for feature in self._features] + [SCORE]
+        segments = {
+            name: self._beside(part, score.segments[name])
+            for name, part in sorted(features.segments.items())
+            if name in score.segments
+        }
+        return Profile(max(features.rows, score.rows), {name: both[name] for name in order if name in both}, segments)
+
+    def _gaps(self, day: dt.date) -> list[dt.date]:
+        """The days of the week before a night that are not published, though days before them are."""
+        published = set(self._lake.days(self._table))
+        week = Reference("trailing", _WEEK).window(day)
+        return [one for one in week if published and one > min(published) and one not in published]
+
+    def _sql(self, dialect: Dialect, known: Iterable[str]) -> list[Column]:
+        """The features that can be computed from the columns that are known."""
+        known = set(known)
+        return [
+            Column(feature.name, _kind(feature), _expression(feature, dialect))
+            for feature in self._features
+            if {physical(name) for name in feature.expression.columns} <= known
+        ]
+
+    def _features_of(self, day: dt.date) -> Profile:
+        if self._elsewhere is not None:
+            columns = self._sql(self._dialect, self._columns)
+            segment = self._segment and identifier(self._segment, self._dialect)
+            made = self._elsewhere(day, columns, segment)
+            if made is not None:
+                return made
+            log.warning("%s of %s is profiled from the lake's files: the copy elsewhere has other rows",
+                        day, self._table)  # fmt: skip
+        with storage.connect_duckdb([self._lake.root], {"memory_limit": MEMORY}) as connection:
+            rows = relation(connection, self._lake, self._table, first=day, last=day)
+            return self._profiled(connection, rows, self._columns)
+
+    def _features_in(self, files: Sequence[str]) -> Profile:
+        with storage.connect_duckdb(files[:1], {"memory_limit": MEMORY}) as connection:
+            rows = connection.read_parquet(list(files), union_by_name=True, hive_partitioning=False)
+            return self._profiled(connection, rows, rows.columns)
+
+    def _profiled(
+        self, connection: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation, known: Iterable[str]
+    ) -> Profile:
+        """The profile of a relation's features.
+
+        :param known: its columns.
+        """
+        rows.create_view("rows_to_profile")
+        segment = self._segment if self._segment in known else None
+        return profile_sql.of_duckdb(
+            connection, "rows_to_profile", self._sql("duckdb", known), segment=segment and identifier(segment, "duckdb")
+        )
+
+    def _score_of(self, day: dt.date) -> Profile:
+        files = [file.path for file in self._lake.files(self._table, None, day, day)]
+        logged = logged_files(self._lake, self._table, day, content(files), self._scorer.bundle.model_id)
+        if logged and self._segment is None:
+            return of_batches((storage.read_table(path, [SCORE]) for path in logged), {SCORE: "number"})
+        wanted = [physical(name) for name in self._scorer.columns]
+        if not set(wanted) <= self._columns:
+            return Profile(sum(file.rows for file in self._lake.files(self._table, None, day, day)), {})
+        wanted += [self._segment] if self._segment else []
+        read = batches(self._lake, self._table, columns=list(dict.fromkeys(wanted)), first=day, last=day, rows=BATCH)
+        return self._scored(pa.table(batch) for batch in read)
+
+    def _score_in(self, files: Sequence[str]) -> Profile:
+        wanted = [physical(name) for name in self._scorer.columns]
+        wanted += [self._segment] if self._segment else []
+        return self._scored(_tables(files, list(dict.fromkeys(wanted))))
+
+    def _scored(self, tables: Iterable[pa.Table]) -> Profile:
+        def scores() -> Iterator[pa.Table]:
+            for table in tables:
+                found = {SCORE: self._scorer.score(data.vectors(table, self._scorer.columns))}
+                if self._segment:
+                    found[_SEGMENT] = table.column(self._segment)
+                yield pa.table(found)
+
+        return of_batches(scores(), {SCORE: "number"}, segment=_SEGMENT if self._segment else None)
+
+
+def _kind(feature: Feature) -> Kind:
+    return "number" if feature.categories is None else "category"
+
+
+def _expression(feature: Feature, dialect: Dialect) -> str:
+    text = feature.expression.sql(dialect)
+    if feature.expression.type == "boolean":  # which BigQuery casts to no number
+        return f"CASE WHEN {text} THEN 1 WHEN NOT ({text}) THEN 0 END"
+    return text
+
+
+def _tables(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of parquet files, some at a time."""
+    import pyarrow.parquet as pq
+
+    for path in files:
+        handle: Any = storage.file_system(path).open(path, "rb") if storage.is_remote(path) else path
+        with pq.ParquetFile(handle) as file:
+            known = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(BATCH, columns=known):
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
+        if storage.is_remote(path):
+            handle.close()
+
+
+def schema_findings(lake: Lake, table: str, dataset: Dataset) -> list[Finding]:
+    """How a table's columns differ from those that a model was made for.
+
+    :param table: of the lake.
+    :param dataset: of the model.
+    """
+    if not lake.exists(table):
+        return []
+    columns = {field.name: _TYPES.get(str(field.field_type), "") for field in lake.load(table).schema().fields}
+    known = {physical(name): kind for name, kind in dataset.table_columns}
+    asked = {physical(name) for name in dataset.request_columns}
+    found = []
+    for name in sorted(asked - set(columns)):
+        found.append(Finding("schema", name, f"{name} is gone from the table; the model asks for it"))
+    if fresh := sorted(set(columns) - set(known)):
+        found.append(Finding("schema", ", ".join(fresh), f"new in the table since training: {', '.join(fresh)}"))
+    for name in sorted(name for name, kind in known.items() if name in columns and columns[name] != kind):
+        found.append(Finding("schema", name, f"{name} was of type {known[name]} in training, and is {columns[name]}"))
+    return found
