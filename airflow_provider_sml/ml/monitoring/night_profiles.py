@@ -201,10 +201,10 @@ class NightProfiles:
         :param known: its columns.
         """
         rows.create_view("rows_to_profile")
-        segment = self._segment if self._segment in known else None
-        return profile_sql.of_duckdb(
-            connection, "rows_to_profile", self._sql("duckdb", known), segment=segment and identifier(segment, "duckdb")
-        )
+        columns, segment = self._sql("duckdb", known), None
+        if self._segment and self._segment in set(known):
+            segment = identifier(self._segment, "duckdb")
+        return profile_sql.of_duckdb(connection, "rows_to_profile", columns, segment=segment)
 
     def _score_of(self, day: dt.date) -> Profile:
         files = [file.path for file in self._lake.files(self._table, None, day, day)]
