@@ -1,5 +1,6 @@
 """Shared by all tests: Airflow's home and database, one Spark session, a small dataset with real dirt."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -10,9 +11,17 @@ pytest_plugins = [
     *(f"airflow_provider_sml.testing.{name}" for name in ("plugin", "clouds", "stores", "spark")),
     "tests.trained",
     "tests.mlflow_server",
+    "tests.mlflow_tables",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The libraries are millions of objects that stay; looking for garbage among them takes a sixth of a run otherwise.
+gc.set_threshold(100_000, 20, 100)
+
+
+def pytest_collection_finish():
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

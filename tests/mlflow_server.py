@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,9 +106,10 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_door(tmp_path_factory):
+def mlflow_door(tmp_path_factory, tables_of_mlflow):
     """The server with its door; ended with its children by their process group."""
     folder = Path(tmp_path_factory.mktemp("mlflow-server"))
+    shutil.copyfile(tables_of_mlflow(), folder / "mlflow.db")
     port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",

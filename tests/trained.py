@@ -1,5 +1,6 @@
 """A lake of the shops, a sample and a model trained on it, made once for the whole run without Spark; a plugin."""
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -52,15 +53,19 @@ def nothing_left():
     me = psutil.Process()
     before = set(me.children(recursive=True))
     yield
-    made = [child for child in me.children(recursive=True) if child not in before and not _of_python(child)]
+    made = [child for child in me.children(recursive=True) if child not in before and not _of_python(child, me)]
     _, alive = psutil.wait_procs(made, timeout=15)
     assert [_command(child) for child in alive] == []
     assert not [thread for thread in threading.enumerate() if thread.name == "sml-interruption"]
 
 
-def _of_python(process):
-    """Python's own helper of multiprocessing, one a process, which stays."""
-    return any(name in _command(process) for name in ("resource_tracker", "forkserver"))
+def _of_python(process, me):
+    """Python's own helpers of multiprocessing, one a process, which stay; what is forked from one looks like it."""
+    if not any(name in _command(process) for name in ("resource_tracker", "forkserver")):
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.ppid() == me.pid
+    return True
 
 
 def _command(process):

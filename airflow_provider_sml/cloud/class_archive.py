@@ -108,7 +108,9 @@ def make_archive(spark_submit: str) -> Path:
             "spark.sql.ansi.enabled": "false",
             "spark.sql.session.timeZone": "UTC",
             "spark.sql.warehouse.dir": str(made / "warehouse"),
-            "spark.driver.extraJavaOptions": f"-XX:+UseSerialGC -XX:ArchiveClassesAtExit={made / NAME}",
+            # The quick compiler: what is compiled does not get into the archive.
+            "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+            f"-XX:ArchiveClassesAtExit={made / NAME}",
         }
         command = [spark_submit, "--master", "local[1]"]
         command += [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]

@@ -32,6 +32,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from airflow_provider_sml.testing.core.faults import CALL_FAULTS, Faults
+from airflow_provider_sml.testing.core.spark import DEFAULTS, local_settings
 
 KINDS = {"pods": "Pod", "configmaps": "ConfigMap", "services": "Service", "secrets": "Secret"}
 TOKEN = "token-of-the-tests"
@@ -286,14 +287,15 @@ def local_driver(secrets: dict[str, str] | None = None, within: float = 280.0) -
         named = {one["name"] for one in container.get("env", []) if "secretKeyRef" in one.get("valueFrom", {})}
         own = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
         own |= {key: value for key, value in (secrets or {}).items() if key in named}
-        local = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         with tempfile.TemporaryDirectory() as folder:
             properties = Path(folder) / "spark.properties"
             kept = [line for line in data["spark.properties"].splitlines() if not _of_the_cluster(line)]
-            properties.write_text("\n".join(kept))
+            properties.write_text("\n".join([*(f"{key}={value}" for key, value in DEFAULTS.items()), *kept]))
+            submit = find_spark_submit()
+            local = local_settings(submit)
             settings = [part for key, value in local.items() for part in ("--conf", f"{key}={value}")]
             done = subprocess.run(
-                [find_spark_submit(), "--master", "local[2]", "--properties-file", str(properties), *settings,
+                [submit, "--master", "local[2]", "--properties-file", str(properties), *settings,
                  application, *arguments],
                 env=dict(os.environ) | own, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, timeout=within,

@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_provider_sml.cloud.spark_submit import find_spark_submit, java_options
 from airflow_provider_sml.testing.processes import ServerUnavailableError, free_port, server
 
 if TYPE_CHECKING:
     import psutil
 
 _EXECUTOR = "org.apache.spark.executor.CoarseGrainedExecutorBackend"
-#: For processes that live minutes and idle most of them.
-_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,13 @@ class SparkCluster:
     @property
     def conf(self) -> dict[str, str]:
         """Spark settings of an application that shall stay on this machine."""
+        java = java_options(find_spark_submit())
         return {
             "spark.ui.enabled": "false",
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
-            "spark.driver.extraJavaOptions": _JAVA,
-            "spark.executor.extraJavaOptions": _JAVA,
+            "spark.driver.extraJavaOptions": java,
+            "spark.executor.extraJavaOptions": java,
             "spark.executor.memory": "600m",
             "spark.cores.max": "2",
             "spark.sql.shuffle.partitions": "2",
@@ -95,14 +95,16 @@ def standalone(workers: int = 1, cores: int = 2, memory: str = "1g") -> Iterator
         import pyspark
     except ImportError:
         raise ServerUnavailableError("pyspark is not installed: pip install 'airflow-provider-sml[spark]'") from None
-    command = [str(Path(pyspark.__file__).parent / "bin" / "spark-class")]
+    home = Path(pyspark.__file__).parent
+    command = [str(home / "bin" / "spark-class")]
     port, page = free_port(), free_port()
     master, address = f"spark://127.0.0.1:{port}", f"http://127.0.0.1:{page}/json/"
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spark-"))
         own = {
             "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_PUBLIC_DNS": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m",
-            "SPARK_DAEMON_JAVA_OPTS": _JAVA, "SPARK_LOG_DIR": folder, "PYSPARK_PYTHON": sys.executable,
+            "SPARK_DAEMON_JAVA_OPTS": java_options(str(home / "bin" / "spark-submit")), "SPARK_LOG_DIR": folder,
+            "PYSPARK_PYTHON": sys.executable,
             "SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false",  # it would listen on a fixed port
         }  # fmt: skip
         env = os.environ | own

@@ -35,6 +35,7 @@ from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
 from airflow_provider_sml.testing.core.faults import CALL_FAULTS, Faults
+from airflow_provider_sml.testing.core.spark import DEFAULTS, local_settings
 
 #: Gives exit code and output of a driver, from what was submitted; ends early when the event is set.
 Driver = Callable[[dict[str, Any], threading.Event], tuple[int, str]]
@@ -315,11 +316,10 @@ def local_driver(within: float = 280.0) -> Driver:
         own = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
         env = {key: value for key, value in os.environ.items() if key != "SPARK_HOME"} | own
         away = ("spark.yarn", "spark.authenticate", "spark.network", "spark.dynamicAllocation", "spark.driver.")
-        conf = {key: value for key, value in given["conf"].items() if not key.startswith(away)}
-        conf |= {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1"}
-        conf |= {"spark.driver.bindAddress": "127.0.0.1"}
-        settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
         submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
+        kept = {key: value for key, value in given["conf"].items() if not key.startswith(away)}
+        conf = DEFAULTS | kept | local_settings(submit)
+        settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
         command = [submit, "--master", "local[2]", *settings, given["application"], *given["arguments"]]
         with tempfile.TemporaryFile() as out:
             running = subprocess.Popen(

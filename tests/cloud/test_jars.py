@@ -11,7 +11,9 @@ from functools import partial
 import pytest
 
 from airflow_provider_sml.cloud import jars, pinned_jars
+from airflow_provider_sml.cloud.spark_submit import find_spark_submit
 from airflow_provider_sml.errors import ConfigurationError, IntegrityError
+from airflow_provider_sml.testing.core.spark import local_settings
 
 
 @pytest.fixture
@@ -137,14 +139,14 @@ def test_spark_writes_to_s3_with_these_jars(tmp_path):
         script = tmp_path / "s3a.py"
         script.write_text(S3A)
         conf = {
-            "spark.jars": jars.spark_jars(paths), "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1", "spark.hadoop.fs.s3a.endpoint": endpoint,
+            **local_settings(find_spark_submit()),
+            "spark.jars": jars.spark_jars(paths), "spark.hadoop.fs.s3a.endpoint": endpoint,
             "spark.hadoop.fs.s3a.endpoint.region": "us-east-1", "spark.hadoop.fs.s3a.path.style.access": "true",
             "spark.hadoop.fs.s3a.connection.ssl.enabled": "false",
             "spark.hadoop.fs.s3a.aws.credentials.provider": "software.amazon.awssdk.auth.credentials."
             "EnvironmentVariableCredentialsProvider",
         }  # fmt: skip
-        command = [f"{os.path.dirname(pyspark.__file__)}/bin/spark-submit", "--master", "local[2]"]
+        command = [find_spark_submit(), "--master", "local[2]"]
         command += [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
         env = os.environ | {
             "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", "AWS_ACCESS_KEY_ID": "test",

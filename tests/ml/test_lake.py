@@ -1,7 +1,6 @@
 """The lake with real Iceberg tables: replaced whole days, refused files, many processes, killed processes."""
 
 import datetime as dt
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,16 +15,11 @@ from airflow_provider_sml.ml.contract import PARTITION
 from airflow_provider_sml.ml.lake import CatalogSettings, Lake
 from airflow_provider_sml.ml.lake import lake as module
 from tests.ml.test_lake_shops import arrow_schema
+from tests.processes import PROCESSES
 
 COLUMNS = [("shop", "string"), ("version", "int"), (PARTITION, "date")]
 DAY = dt.date(2026, 3, 1)
 NEXT = DAY + dt.timedelta(days=1)
-
-# Processes start from a server that has loaded the libraries, not as copies of this process with its threads.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "s3fs", "pytest", "tests.ml.test_lake_shops"]
-)
 
 
 def rows(day, count, version=1):

@@ -1,7 +1,6 @@
 """The lake's catalogs: PostgreSQL, AWS Glue (moto) and Iceberg's REST protocol, with processes that race."""
 
 import datetime as dt
-import multiprocessing
 
 import pytest
 
@@ -10,10 +9,9 @@ from airflow_provider_sml.ml.lake import CatalogSettings, Lake, maintenance, ver
 from airflow_provider_sml.ml.lake import lake as module
 from tests.ml.lake_tables import DAY, NEXT, publish, read, rows
 from tests.ml.rest_catalog import rest_catalog
+from tests.processes import PROCESSES
 
 LATER = dt.datetime.now(dt.UTC) + 10 * maintenance.DAY
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "s3fs", "psycopg2", "pytest"])
 
 
 def _postgres(request):

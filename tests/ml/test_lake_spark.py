@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from airflow_provider_sml.cloud import jars
+from airflow_provider_sml.cloud.spark_submit import find_spark_submit
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.lake import Lake, maintenance, reading, versions
+from airflow_provider_sml.testing.core.spark import local_settings
 from tests.ml import lake_tables
 from tests.ml.lake_tables import COLUMNS, DAY, NEXT, publish, rows
 
@@ -45,15 +47,15 @@ def read_by_spark(tmp_path, metadata, *wanted):
     script = tmp_path / "reader.py"
     script.write_text(READER)
     conf = {
-        "spark.jars": runtime, "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1", "spark.sql.shuffle.partitions": "1",
-        "spark.sql.session.timeZone": "UTC",
+        "spark.jars": runtime, "spark.sql.shuffle.partitions": "1", "spark.sql.session.timeZone": "UTC",
         "spark.sql.catalog.default_iceberg": "org.apache.iceberg.spark.SparkCatalog",
         "spark.sql.catalog.default_iceberg.type": "hadoop",
         "spark.sql.catalog.default_iceberg.warehouse": str(tmp_path / "nothing"),
     }  # fmt: skip
+    submit = find_spark_submit()
+    conf |= local_settings(submit)
     settings = [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
-    command = [f"{os.path.dirname(pyspark.__file__)}/bin/spark-submit", "--master", "local[1]", *settings]
+    command = [submit, "--master", "local[1]", *settings]
     env = os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     done = subprocess.run(
         [*command, str(script), metadata, *map(str, wanted)], env=env, capture_output=True, text=True, timeout=280

@@ -1,7 +1,6 @@
 """The DuckDB warehouse behind a real lake."""
 
 import datetime as dt
-import multiprocessing
 import threading
 import time
 from pathlib import Path
@@ -18,10 +17,10 @@ from airflow_provider_sml.ml.warehouse import LakeRows
 from airflow_provider_sml.ml.warehouse.duckdb import DuckDBWarehouse
 from tests import shops
 from tests.ml.test_lake_shops import DATASET, publish, stored_day
+from tests.processes import PROCESSES
 
 DAY = shops.FIRST
 NEXT = DAY + dt.timedelta(days=1)
-PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Rounds on top of a registered version: its trees stay, an interruption changes no byte, a misfit is refused."""
 
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +20,12 @@ from airflow_provider_sml.ml.training.cluster import cluster
 from airflow_provider_sml.ml.training.runner import InterruptedTraining
 from airflow_provider_sml.ml.training.trainer import Training, train
 from airflow_provider_sml.ml.training.warm_start import WarmStart
-from tests.ml.test_interruptions import PLAIN, RANDOM, boost, go_after, resumed, work
+from tests.ml.test_interruptions import PLAIN, RANDOM, boost, drive, go_after, resumed, work
 from tests.ml.test_lake_shops import DATASET
+from tests.processes import start
 from tests.trained import PARAMS, make_sample, rows_of
 
 FEATURES = DATASET.feature_list
-DRIVER = """
-import pickle, sys
-from tests.ml.test_interruptions import boost
-boost(pickle.load(open(sys.argv[1], "rb")))
-"""
 EXTRA = PARAMS | {"rounds": 12, "early_stopping": 12}
 
 
@@ -110,11 +104,12 @@ def test_a_driver_that_is_killed_changes_no_byte(shop_sample, tmp_path, version)
     settings = RANDOM | {"rounds": 300, "early_stopping": 300}
     todo = work(shop_sample, tmp_path / "spot", settings, base=version.bundle.model, every=30)
     (tmp_path / "work").write_bytes(cloudpickle.dumps(todo))
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "work")]) as driver:
-        while driver.poll() is None and not todo.checkpoint.exists():
-            time.sleep(0.01)
-        driver.kill()
-    assert driver.returncode == -signal.SIGKILL
+    driver = start(drive, tmp_path / "work")
+    while driver.is_alive() and not todo.checkpoint.exists():
+        time.sleep(0.01)
+    driver.kill()
+    driver.join()
+    assert driver.exitcode == -signal.SIGKILL
     assert 0 < Checkpoint(todo.checkpoint, "t1").read()[1].rounds < 300
     again = boost(resumed(todo))
     whole = work(shop_sample, tmp_path, settings, base=version.bundle.model, every=30)

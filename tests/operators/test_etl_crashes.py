@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import multiprocessing
 import os
 import subprocess
 from types import SimpleNamespace
@@ -13,10 +12,10 @@ from airflow_provider_sml.triggers.remote_job import RemoteJobTrigger
 from tests import shops
 from tests.crashes import Shop, at_the_first_write, landed
 from tests.jobs import until
+from tests.processes import PROCESSES
 
 OLD, NEW = shops.days(2)
 KEY = "hunter2-0123456789abcdef"
-PROCESSES = multiprocessing.get_context("forkserver")
 CONTEXT = {"ti": SimpleNamespace(dag_id="crashes", task_id="etl", run_id="one", map_index=-1, try_number=1)}
 
 

@@ -3,7 +3,6 @@
 import datetime as dt
 import importlib
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -17,14 +16,9 @@ from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.contract.dataset import PARTITION
 from airflow_provider_sml.ml.lake import Lake
 from tests import shops
+from tests.processes import PROCESSES, preload
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "pyiceberg.catalog.sql", "pyiceberg.io.pyarrow", "pyarrow.parquet", "duckdb", "pytest", "tests.shops",
-        "airflow_provider_sml.operators.etl", "airflow_provider_sml.ml.lake.late",
-    ]
-)  # fmt: skip
+preload("airflow_provider_sml.operators.etl", "airflow_provider_sml.ml.lake.late")
 DAY = shops.FIRST
 NEXT = DAY + dt.timedelta(days=1)
 #: What the task does, in the modules that it does it with; it is killed before and after each call of these.

@@ -165,12 +165,14 @@ def _wait(
         return outcome
     # The others end by themselves, because the one that failed has left them.
     _pause(client, futures, "ALL_COMPLETED")
-    errors = [future.exception() for future in futures if future.status == "error"]
+    failed = {up[rank]: future.exception() for rank, future in enumerate(futures) if future.status == "error"}
     # XGBoost's own error is mostly that of the ranks that were left alone.
-    errors.sort(key=lambda error: (not isinstance(error, SmlError), type(error).__name__ == "XGBoostError"))
+    errors = sorted(
+        failed.values(), key=lambda error: (not isinstance(error, SmlError), type(error).__name__ == "XGBoostError")
+    )
     first = errors[0] if errors else None
     if isinstance(first, InterruptedTraining):
-        _part(client, up)
+        _part(client, {address for address, error in failed.items() if _told_to_go(error)})
     if isinstance(first, SmlError):
         raise first
     if lost := [address for address in up if address not in addresses(client)]:
@@ -189,10 +191,16 @@ async def _leave(worker: Worker) -> None:
     await worker.close_gracefully(restart=False, reason="sml-interruption")
 
 
-def _part(client: Client, up: list[str]) -> None:
-    """Wait, but not long, until the workers whose machines go have left."""
+def _told_to_go(error: BaseException) -> bool:
+    """Whether a part ended because of a notice to its own machine."""
+    return isinstance(error, InterruptedTraining) and error.found != ELSEWHERE
+
+
+def _part(client: Client, leaving: set[str]) -> None:
+    """Wait, but not long, until the workers whose machines go have left, all of them: the next attempt would be lost
+    with one that is still there."""
     until = time.monotonic() + 5 * _PULSE
-    while time.monotonic() < until and set(up) <= set(addresses(client)):
+    while time.monotonic() < until and leaving & set(addresses(client)):
         time.sleep(_PULSE / 10)
 
 
@@ -274,7 +282,7 @@ def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, top
         try:
             return run_rank(rank, share, tracker, threads, lambda line: worker.log_event(topic, line), watch)
         except InterruptedTraining as error:
-            if error.found != ELSEWHERE:  # this machine goes: no further attempt shall count on it
+            if _told_to_go(error):  # no further attempt shall count on this machine
                 worker.loop.add_callback(_leave, worker)
             raise
 
@@ -282,6 +290,6 @@ def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, top
         outcomes = [pool.submit(one, rank) for rank in ranks]
         # The error of the rank that failed, not of those that it left alone.
         errors = [error for each in outcomes if (error := each.exception())]
-        for error in sorted(errors, key=lambda error: not isinstance(error, SmlError)):
+        for error in sorted(errors, key=lambda error: (not _told_to_go(error), not isinstance(error, SmlError))):
             raise error
         return outcomes[0].result()

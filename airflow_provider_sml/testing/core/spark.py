@@ -1,7 +1,7 @@
 """Runs a Spark application for real on this machine, for fakes of services that run it elsewhere.
 
 The settings go to spark-submit in a file that only this user can read, because they may hold secrets. Nothing is
-scaled; there is one machine.
+scaled; there is one machine, and Java is set up for drivers that are gone in seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,24 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_LOCAL = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+from airflow_provider_sml.cloud.spark_submit import java_options
+
+#: What a job that says nothing else gets; Spark's own 200 are for clusters.
+DEFAULTS = {"spark.sql.shuffle.partitions": "2"}
 _PYTHON = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+
+
+def local_settings(spark_submit: str) -> dict[str, str]:
+    """What holds on this machine, whatever the job's own settings say.
+
+    :param spark_submit: path of the ``spark-submit`` that starts the driver.
+    """
+    return {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": java_options(spark_submit),
+    }
 
 
 def run_application(
@@ -38,8 +54,9 @@ def run_application(
         application, settings = Path(folder) / "application.py", Path(folder) / "settings.conf"
         application.write_bytes(code)
         settings.touch(mode=0o600)
-        settings.write_text("".join(f"{key} {_escaped(value)}\n" for key, value in {**conf, **_LOCAL}.items()))
         submit = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
+        whole = {**DEFAULTS, **conf, **local_settings(submit)}
+        settings.write_text("".join(f"{key} {_escaped(value)}\n" for key, value in whole.items()))
         done = subprocess.run(
             [submit, "--master", "local[2]", "--properties-file", str(settings), str(application), *arguments],
             env={**os.environ, **_PYTHON, **(environment or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
