@@ -1,23 +1,31 @@
 #!/usr/bin/env bash
-# Run all tests in two processes side by side, because most of them wait for other processes: the engine on one Spark
-# session, everything else on one Airflow database. The engine's output comes when both have ended.
+# Run all tests in three processes side by side: on two cores each waits for the others, and for the processes that it
+# starts, about as long as it works. The folders are parted so that all three end at about the same time; which tests
+# share a process never changes. The output of the first two comes when all have ended.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-engine=(tests/ml tests/etl tests/cloud tests/docs tests/packaging)
+engine=(tests/ml tests/etl tests/docs)
+airflow=(tests/operators tests/hooks tests/sensors tests/triggers tests/notifications tests/packaging)
 others=()
 for folder in tests/*/; do
-  case " ${engine[*]} " in *" ${folder%/} "*) ;; *) [ -n "$(find "$folder" -name 'test_*.py' -print -quit)" ] && others+=("${folder%/}") ;; esac
+  case " ${engine[*]} ${airflow[*]} " in *" ${folder%/} "*) continue ;; esac
+  [ -n "$(find "$folder" -name 'test_*.py' -print -quit)" ] && others+=("${folder%/}")
 done
 
-log=$(mktemp)
-.venv/bin/python -m pytest -p no:cacheprovider --durations=25 "${engine[@]}" >"$log" 2>&1 &
-child=$!
-trap 'kill "$child" 2>/dev/null; rm -f "$log"' EXIT
+logs=$(mktemp -d)
+children=()
+pytest=(.venv/bin/python -m pytest -p no:cacheprovider --durations=25)
+"${pytest[@]}" "${engine[@]}" >"$logs/engine" 2>&1 &
+children+=($!)
+"${pytest[@]}" "${airflow[@]}" >"$logs/airflow" 2>&1 &
+children+=($!)
+trap 'kill "${children[@]}" 2>/dev/null; rm -rf "$logs"' EXIT
 trap 'exit 130' INT TERM
-.venv/bin/python -m pytest -p no:cacheprovider --durations=25 "${others[@]}"
-rest=$?
-wait "$child"
-first=$?
-printf '\n%s\n' "${engine[*]}:"
-cat "$log"
-[ "$first" = 0 ] && [ "$rest" = 0 ]
+"${pytest[@]}" "${others[@]}"
+failed=$?
+for child in "${children[@]}"; do wait "$child" || failed=1; done
+printf '\n%s:\n' "${engine[*]}"
+cat "$logs/engine"
+printf '\n%s:\n' "${airflow[*]}"
+cat "$logs/airflow"
+exit "$failed"

@@ -17,7 +17,7 @@ pytest_plugins = [
 ROOT = Path(__file__).resolve().parents[1]
 
 # The libraries are millions of objects that stay; looking for garbage among them takes a sixth of a run otherwise.
-gc.set_threshold(100_000, 20, 100)
+gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_collection_finish():
