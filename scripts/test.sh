@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 engine=(tests/ml tests/etl tests/docs)
-airflow=(tests/operators tests/hooks tests/sensors tests/triggers tests/notifications tests/packaging)
+airflow=(tests/hooks tests/notifications tests/operators tests/packaging tests/sensors tests/triggers)
 others=()
 for folder in tests/*/; do
   case " ${engine[*]} ${airflow[*]} " in *" ${folder%/} "*) continue ;; esac

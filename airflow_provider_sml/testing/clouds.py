@@ -30,6 +30,9 @@ def fake_s3() -> Iterator[str]:
     """Address of a moto server for S3, EC2, IAM, STS and KMS; one for the whole run."""
     from moto.server import ThreadedMotoServer
 
+    from airflow_provider_sml.testing.stores import quieten_moto
+
+    quieten_moto()
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

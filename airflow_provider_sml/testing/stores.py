@@ -15,6 +15,7 @@ What they do not show: moto checks no signature; versitygw ignores encryption; f
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import tempfile
 import uuid
@@ -107,11 +108,17 @@ def program(name: str) -> str:
     return str(path)
 
 
+def quieten_moto() -> None:
+    """Keep a line for each of moto's requests, of which there are thousands, out of the log."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+
+
 @contextlib.contextmanager
 def moto() -> Iterator[ObjectStore]:
     """moto's server in this process, for S3 and Glue."""
     from moto.server import ThreadedMotoServer
 
+    quieten_moto()
     running = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     running.start()
     try:

@@ -6,7 +6,6 @@ roll-out is taken back. Containers are processes; the model is that of a trainin
 
 import datetime as dt
 import json
-import logging
 import shutil
 import sys
 from dataclasses import dataclass
@@ -153,7 +152,6 @@ def life(ingested, dag_project, tmp_path, monkeypatch):
         return found
 
     forget_clients()
-    monkeypatch.setattr(logging.getLogger("werkzeug"), "disabled", True)  # moto's, of thousands of requests
     yield begin
     forget_clients()
 

@@ -70,11 +70,21 @@ def resumed(todo):
 # --- notices ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [RANDOM, PLAIN], ids=["random", "plain"])
+LONG = {"random": RANDOM | {"rounds": 600}, "plain": PLAIN | {"rounds": 600}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shop_sample, tmp_path_factory):
+    """The trainings of ``LONG`` that nobody interrupts."""
+    return {name: boost(work(shop_sample, tmp_path_factory.mktemp("whole"), LONG[name])) for name in LONG}
+
+
+@pytest.mark.parametrize("kind", LONG)
 @pytest.mark.parametrize("after", [1, 9, 10, 17, 31])
-def test_a_training_that_was_told_to_go_ends_in_the_same_bytes(shop_sample, tmp_path, settings, after, monkeypatch):
-    settings = settings | {"rounds": 600}
-    whole = boost(work(shop_sample, tmp_path, settings))
+def test_a_training_that_was_told_to_go_ends_in_the_same_bytes(
+    shop_sample, tmp_path, undisturbed, kind, after, monkeypatch
+):
+    settings, whole = LONG[kind], undisturbed[kind]
     assert 40 < whole.state.rounds < 600  # early stopping ends it
     todo = work(shop_sample, tmp_path / "spot", settings)
     handler = signal.getsignal(signal.SIGTERM)

@@ -38,7 +38,7 @@ def test_no_key_and_no_private_value_is_left_anywhere(shop, capfd, caplog):
     arguments, ended = set(), threading.Event()
 
     def watch():
-        while not ended.wait(0.05):
+        while not ended.wait(0.2):
             for process in psutil.process_iter(["cmdline"]):
                 arguments.add(" ".join(process.info["cmdline"] or []))
 
