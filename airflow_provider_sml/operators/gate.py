@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow_provider_sml.errors import GateError, IntegrityError, SmlError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
-from airflow_provider_sml.hooks.places import report_folder
+from airflow_provider_sml.hooks.places import reached, report_folder
 from airflow_provider_sml.links.pages import EvaluationLink, GateLink, MlflowLink, ModelLink
 from airflow_provider_sml.operators.base import SmlOperator, announce, sample_of
 from airflow_provider_sml.refs import EvaluationRef, ModelVersionRef, VerdictRef
@@ -84,7 +84,7 @@ class GateOperator(SmlOperator):
         registry = MlflowHook(self.mlflow).get_conn()
         champion = registry.version(version.name, alias=CHAMPION)
         folder = verdict_folder(self.reports, version)
-        evidence = Path(EvaluationRef.load(self.evaluation).uri)
+        evidence = reached(EvaluationRef.load(self.evaluation).uri)
         found = judge(
             version, _evaluation(evidence), self.checks, folder, champion.version if champion else None,
             evidence=evidence, served=self._served(registry, version),

@@ -40,7 +40,7 @@ class Places(Strict):
         null for none.
     :param mlflow: folder of the embedded store, a server's address, or a connection of type ``mlflow``.
     :param endpoints: folder for the state, logs and prediction logs of local endpoints.
-    :param reports: folder of the HTML reports.
+    :param reports: folder of the reports, on a disk or at an ``s3://`` or ``gs://`` address.
     """
 
     landing: str = "include/data/landing"

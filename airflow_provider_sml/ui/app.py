@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from airflow_provider_sml.ui import pages
 from airflow_provider_sml.ui.live import look
+from airflow_provider_sml.ui.mirror import mirrored
 from airflow_provider_sml.ui.project import STAGES, Model, Project, dag_id
 from airflow_provider_sml.ui.reports import KINDS, Reports
 
@@ -123,7 +124,9 @@ ModelDep = Annotated[Model, Depends(_model)]
 
 
 def _reports(model: Model) -> Reports:
-    return Reports(model.place(model.spec.places.reports), model.name)
+    location = model.spec.places.reports
+    remote = location.startswith(("s3://", "gs://"))
+    return Reports(mirrored(location, model.name) if remote else model.place(location), model.name)
 
 
 def _row(model: Model, stages: set[str]) -> pages.Row:
