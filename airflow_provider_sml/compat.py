@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 try:
@@ -21,5 +23,14 @@ except ImportError:  # Airflow 3.1
 
 __all__ = [
     "AirflowFailException", "AirflowNotFoundException", "AirflowRuntimeError", "AirflowSensorTimeout",
-    "AirflowSkipException",
+    "AirflowSkipException", "configuration",
 ]  # fmt: skip
+
+
+def configuration() -> Any:
+    """Airflow's settings, for tasks and triggers; imported only when they are asked for."""
+    try:
+        from airflow.sdk.configuration import conf
+    except ImportError:  # Airflow 3.1
+        from airflow.configuration import conf
+    return conf

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from airflow_provider_sml.compat import configuration
 from airflow_provider_sml.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ def is_location(value: str) -> bool:
 
 def home() -> str:
     """The folder of the embedded places: ``[sml] home``, or ``sml`` in Airflow's home."""
-    from airflow.sdk.configuration import conf
-
-    configured = conf.get("sml", "home", fallback="")
+    configured = configuration().get("sml", "home", fallback="")
     return str(configured or os.path.join(os.path.expanduser(os.environ.get("AIRFLOW_HOME", "~/airflow")), "sml"))
 
 

@@ -17,6 +17,8 @@ from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
+from airflow_provider_sml.compat import configuration
+
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
@@ -98,11 +100,9 @@ class _PageLink(BaseOperatorLink):
 
 def _page(*parts: str | None) -> str:
     """The address of a page of the plugin, below Airflow's own; empty when a part is not known."""
-    from airflow.sdk.configuration import conf
-
     if not all(parts):
         return ""
-    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    base = str(configuration().get("api", "base_url", fallback="") or "").rstrip("/")
     return base + PREFIX + "".join(f"/{quote(part or '', safe='')}" for part in parts)
 
 

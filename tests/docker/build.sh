@@ -7,7 +7,9 @@ set -euo pipefail
 work=$1 bundle=$2 port=$3 base=${4:-$1/base}
 cd "$(dirname "$0")/../.."
 export PATH="$PATH:/usr/sbin"
-podman() { command podman --root "$work/store" --runroot "$work/run" "$@"; }
+run=$(mktemp -d) # podman takes no path of more than 50 characters for it
+trap 'rm -rf "$run"' EXIT
+podman() { command podman --root "$work/store" --runroot "$run" "$@"; }
 
 if [ ! -d "$base/etc" ]; then
   debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$base" ${DEBIAN_MIRROR:-} >&2
@@ -22,17 +24,17 @@ podman build --isolation=chroot --network=host --format docker "${mounts[@]}" \
 podman images --format 'size: {{.Size}}' localhost/sml-scoring:test
 
 # Without systemd there are no health timers, and the limits that podman asks for may lie above those of this machine.
-run=(--rm --runtime runc --network=host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 --no-healthcheck --env SML_SERVE_HOST=127.0.0.1)
-user=$(podman run "${run[@]}" --entrypoint id localhost/sml-scoring:test -u)
-dask=$(podman run "${run[@]}" --entrypoint dask localhost/sml-scoring:test --version)
+options=(--rm --runtime runc --network=host --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 --no-healthcheck --env SML_SERVE_HOST=127.0.0.1)
+user=$(podman run "${options[@]}" --entrypoint id localhost/sml-scoring:test -u)
+dask=$(podman run "${options[@]}" --entrypoint dask localhost/sml-scoring:test --version)
 printf 'user: %s\n%s\n' "$user" "$dask"
-if podman run "${run[@]}" --entrypoint python localhost/sml-scoring:test -c 'import airflow' 2>/dev/null; then
+if podman run "${options[@]}" --entrypoint python localhost/sml-scoring:test -c 'import airflow' 2>/dev/null; then
   printf 'Airflow is in the image\n'
   exit 1
 fi
-container=$(podman run --detach "${run[@]}" --volume "$bundle:/opt/ml/model:ro" --env SAGEMAKER_BIND_TO_PORT="$port" \
+container=$(podman run --detach "${options[@]}" --volume "$bundle:/opt/ml/model:ro" --env SAGEMAKER_BIND_TO_PORT="$port" \
   localhost/sml-scoring:test serve)
-trap 'podman stop --time 10 "$container" >/dev/null' EXIT
+trap 'podman stop --time 10 "$container" >/dev/null; rm -rf "$run"' EXIT
 for _ in $(seq 120); do
   if python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$port/ping', timeout=2)" 2>/dev/null; then
     printf 'answered: ok\n'

@@ -1,5 +1,6 @@
 """The sensors of the registry: they wait for a newer version, and for an alias that moves; and the alias is set."""
 
+import json
 import textwrap
 import threading
 
@@ -8,6 +9,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.sensors.model import ModelAliasSensor, ModelVersionSensor
+from tests.mlflow_server import PASSWORD, USER
 
 DAG_FILE = """
     from airflow.sdk import DAG
@@ -87,6 +89,31 @@ def test_an_alias_that_moves_is_waited_for(registry, tmp_path):
 def test_what_waiting_does_not_mend_fails_at_once(tmp_path, kind, arguments, said):
     with pytest.raises(AirflowFailException, match=said):
         kind(task_id="w", name="flights", mlflow=str(tmp_path / "mlflow"), **arguments).poke({})
+
+
+def test_a_server_behind_a_log_in_is_asked_alike(mlflow_server, dag_project, monkeypatch):
+    """Deferred, in a DAG, with the credentials of the connection; and the alias is set there."""
+    door = {"conn_type": "mlflow", "login": USER, "password": PASSWORD, "extra": {"tracking_uri": mlflow_server.uri}}
+    monkeypatch.setenv("AIRFLOW_CONN_DOOR", json.dumps(door))
+    registry = Registry(mlflow_server.uri, {"username": USER, "password": PASSWORD})
+    with registry._client() as client:
+        client.create_registered_model("flights-of-sensors")
+        for _ in range(2):
+            client.create_model_version("flights-of-sensors", "s3://nowhere/x", "r", tags={"sml.model_id": "m"})
+    text = """
+        from airflow.sdk import DAG
+        from airflow_provider_sml.operators.registry import SetAliasOperator
+        from airflow_provider_sml.sensors.model import ModelAliasSensor, ModelVersionSensor
+
+        at = {"name": "flights-of-sensors", "mlflow": "door"}
+        wait = {"deferrable": True, "poke_interval": 0.2, "timeout": 30} | at
+        with DAG("server"):
+            ModelVersionSensor(task_id="newer", newer_than=1, **wait) >> SetAliasOperator(
+                task_id="set", alias="staging", version=2, **at
+            ) >> ModelAliasSensor(task_id="pointed", alias="staging", **wait)
+    """
+    run = dag_project.run(dag_project.write("server.py", text), "server")
+    assert run.state == "success" and {run.results[task]["version"] for task in ("newer", "set", "pointed")} == {"2"}
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
