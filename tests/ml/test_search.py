@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +18,7 @@ from airflow_provider_sml.ml.training.searcher import search_for
 from airflow_provider_sml.ml.training.space import load_space
 from airflow_provider_sml.ml.training.trials import TrialRecord, Trials, clock, seen
 from tests.ml.test_lake_shops import DATASET
+from tests.processes import start
 from tests.trained import make_sample, rows_of
 
 SPACE = {"max_depth": {"min": 1, "max": 8}, "learning_rate": {"min": 0.001, "max": 0.5, "log": True}}
@@ -243,31 +241,20 @@ def test_a_trial_whose_worker_was_lost_is_tried_again(sample, tmp_path):
 
 # --- what it goes on with ---------------------------------------------------------------------------------------------
 
-DRIVER = """
-    import json, sys
-    from pathlib import Path
-    from airflow_provider_sml.ml.training.cluster import cluster
-    from airflow_provider_sml.ml.training.search import Search
-    from airflow_provider_sml.ml.training.searcher import search_for
-    from airflow_provider_sml.refs import SampleRef
-    from tests.ml.test_lake_shops import DATASET
 
-    if __name__ == "__main__":
-        sample, space, params, folder = json.loads(sys.argv[1])
-        search = Search(DATASET, SampleRef.load(sample), space, params, trials=8, warmup=5)
-        with cluster("local") as client:
-            search_for(search, client, Path(folder), print)
-"""
+def drive(sample, folder):
+    with cluster("local") as client:
+        searched(sample, client, folder, trials=8)
 
 
 def test_after_the_driver_was_killed_the_trials_that_ended_are_not_run_again(local, sample, tmp_path):
     folder = tmp_path / "killed"
-    given = json.dumps([sample.to_xcom(), SPACE, PARAMS, str(folder)])
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(DRIVER), given], stdout=subprocess.DEVNULL) as driver:
-        deadline = time.monotonic() + 120
-        while len(files(folder)) < 3 and driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        driver.kill()
+    driver = start(drive, sample, folder)
+    deadline = time.monotonic() + 120
+    while len(files(folder)) < 3 and driver.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    driver.kill()
+    driver.join()
     before = files(folder)
     assert 3 <= len(before) < 8
     found = searched(sample, local, folder, trials=8)
