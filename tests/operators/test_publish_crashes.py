@@ -138,7 +138,7 @@ def _read_without_pause(location, started, stop, told):
         seen.add(state(lake))
         count += 1
         started.set()
-        time.sleep(0.01)  # beside it, the publishing gets on
+        time.sleep(0.04)  # beside it, the publishing gets on
     told.put((count, seen))
 
 
