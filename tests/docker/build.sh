@@ -28,6 +28,7 @@ options=(--rm --runtime runc --network=host --ulimit nofile=4096:4096 --ulimit n
 user=$(podman run "${options[@]}" --entrypoint id localhost/sml-scoring:test -u)
 dask=$(podman run "${options[@]}" --entrypoint dask localhost/sml-scoring:test --version)
 printf 'user: %s\n%s\n' "$user" "$dask"
+podman run "${options[@]}" --entrypoint python localhost/sml-scoring:test -c 'import onnxruntime, skops.io, xgboost'
 if podman run "${options[@]}" --entrypoint python localhost/sml-scoring:test -c 'import airflow' 2>/dev/null; then
   printf 'Airflow is in the image\n'
   exit 1
