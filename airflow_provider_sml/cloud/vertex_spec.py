@@ -18,7 +18,8 @@ _MODES = ("replace", "ab")
 CONTAINERS = ("ours", "xgboost")
 #: Roll-outs in the words of SageMaker.
 _ROLLOUTS = ("canary", "linear", "blue-green", "all-at-once")
-#: What Google's own images are called, with the version of XGBoost, and the oldest that reads the models of today.
+#: What Google's own images are called, with the version of XGBoost, and the oldest that gives a model of ours its scores:
+#: 3.0.5 and 2.1.4 load a model of 3.2 without an error and leave its base score out; 3.1.3 does not.
 _PREBUILT, _OLDEST = re.compile(r"/vertex-ai/prediction/xgboost-[cg]pu\.(\d+)-(\d+)"), (3, 1)
 
 
@@ -138,7 +139,7 @@ class VertexSpec:
             (self.container == "ours" and bool(_PREBUILT.search(self.image)),
              "container: xgboost, for that image is Google's own", self.container),
             (self.container == "xgboost" and _version_of(self.image) < _OLDEST,
-             f"an image of XGBoost {'.'.join(map(str, _OLDEST))} or later; earlier ones cannot read the model",
+             f"an image of XGBoost {'.'.join(map(str, _OLDEST))} or later; earlier ones load the model and score wrong",
              self.image),
             (not self.artifact.startswith("gs://"), "artifact: a folder in Cloud Storage", self.artifact),
             (self.min_replicas < 1, "min_replicas: 1 or more, as Vertex AI has no machine-less endpoint",
