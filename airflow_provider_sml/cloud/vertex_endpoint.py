@@ -109,8 +109,9 @@ class VertexRollout(VertexJob):
         endpoint = self.endpoint()
         if endpoint is None:
             return JobStatus(JobState.FAILED, f"endpoint {self.name} is gone", leftover=True)
-        if self._serves(endpoint):
-            return JobStatus(JobState.SUCCEEDED, progress=self._progress(endpoint))
+        done = JobStatus(JobState.SUCCEEDED, progress=self._progress(endpoint))
+        if self._serves(endpoint) and not self._watched(endpoint):
+            return done
         if endpoint.labels.get(ROLLOUT) != self.key:
             other = endpoint.labels.get(ROLLOUT) or endpoint.labels.get(SERVING) or "somebody"
             return JobStatus(JobState.FAILED, f"endpoint {self.name} was taken over by {other}", leftover=True)
@@ -122,6 +123,8 @@ class VertexRollout(VertexJob):
         if judged is not None:
             return judged
         if self._due(share) and not lines:
+            if self._serves(endpoint):
+                return done
             following = next((step for step in self.what.stages if step > share), self.what.stages[-1])
             endpoint = self._split(endpoint, following)
         return JobStatus(JobState.RUNNING, f"{share} percent", (*self._progress(endpoint), *lines))
@@ -300,13 +303,15 @@ class VertexRollout(VertexJob):
         since, _ = seen.setdefault(share, (time.monotonic(), time.time()))
         return share == 0 or time.monotonic() - since >= self.what.wait + more
 
-    def _judged(self, share: int) -> tuple[JobStatus | None, tuple[str, ...]]:
-        """What the metrics of this step say: a failure, or what is still missing, in words; neither when all is well.
+    def _watched(self, endpoint: Any) -> bool:
+        """Whether alarms are still to be judged: the roll-out is not completed, and there is a way back."""
+        begun = endpoint.labels.get(ROLLOUT) == self.key
+        return bool(self.what.alarms and begun and still_split(endpoint, endpoint.labels.get(PREVIOUS, "")))
 
-        Once the version has all of the traffic there is no next step, and nothing is asked.
-        """
+    def _judged(self, share: int) -> tuple[JobStatus | None, tuple[str, ...]]:
+        """What the metrics of this step say: a failure, or what is missing, in words; neither when all is well."""
         alarms = self.what.alarms
-        if not alarms or not 0 < share < 100:
+        if not alarms or not share:
             return None, ()
         late = self._due(share, self.what.evidence_within)
         since = self.__dict__["_seen"][share][1]

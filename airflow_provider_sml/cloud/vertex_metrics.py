@@ -1,4 +1,4 @@
-"""Gates on metrics between the steps of a roll-out on Vertex AI: what Cloud Monitoring has seen of a version by now.
+"""Gates on metrics after the steps of a roll-out on Vertex AI: what Cloud Monitoring has seen of a version by now.
 
 The version is judged by its own deployed models and since its present step alone, so that what served before neither
 hides nor causes a breach. Points come late: those of Vertex AI are sampled every 60 seconds and are not to be seen for

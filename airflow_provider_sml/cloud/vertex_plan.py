@@ -35,9 +35,10 @@ def planned(rollout: VertexRollout, endpoint: Any) -> list[Call]:
         found.append(_update(rollout, labels=labels, **what.log()))
     found += [(_VERTEX, "deploy_model", rollout.deploy_request(part, model, previous)) for part in rollout.parts]
     if previous:
-        for share, following in zip(what.stages, what.stages[1:], strict=False):
+        for number, share in enumerate(what.stages):
+            if number:
+                found.append(_update(rollout, traffic_split=split_of(share, rollout.parts, previous)))
             found += _gate(rollout, share)
-            found.append(_update(rollout, traffic_split=split_of(following, rollout.parts, previous)))
     if what.mode != "replace":
         return found
     found.append(_update(rollout, labels=labels | {ROLLOUT: "", SERVING: rollout.key}))

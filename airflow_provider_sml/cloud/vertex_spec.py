@@ -18,7 +18,7 @@ _MODES = ("replace", "ab")
 CONTAINERS = ("ours", "xgboost")
 #: Roll-outs in the words of SageMaker.
 _ROLLOUTS = ("canary", "linear", "blue-green", "all-at-once")
-#: What Google's own images are called, with the version of XGBoost, and the oldest that gives a model of ours its scores:
+#: What Google's own images are called, with the version of XGBoost, and the oldest that gives a model its scores:
 #: 3.0.5 and 2.1.4 load a model of 3.2 without an error and leave its base score out; 3.1.3 does not.
 _PREBUILT, _OLDEST = re.compile(r"/vertex-ai/prediction/xgboost-[cg]pu\.(\d+)-(\d+)"), (3, 1)
 
@@ -60,10 +60,11 @@ class VertexSpec:
     :param steps: percent of the traffic that the version gets, one step after the other; the last one is 100. In the
         words of SageMaker, in its place: ``rollout: canary`` and ``step: 10`` is ``[10, 100]``, ``linear`` is
         ``[10, 20, ..., 100]``, ``blue-green`` and ``all-at-once`` are ``[100]``.
-    :param wait: seconds that each step but the last lasts.
+    :param wait: seconds that each step but the last lasts; with ``alarms`` the last one, too.
     :param alarms: limits of what Cloud Monitoring sees of the version since a step began, such as
-        ``{"error_rate": 0.01, "latency_p95": 300}`` (``vertex_metrics.ALARMS``): the next step needs evidence that none
-        is exceeded, and a breach takes the roll-out back.
+        ``{"error_rate": 0.01, "latency_p95": 300}`` (``vertex_metrics.ALARMS``): each step ends with evidence that none
+        is exceeded, and a breach takes the roll-out back. A first version, which has nothing to go back to, is not
+        judged.
     :param min_requests: responses of the version in a step that are enough to judge it.
     :param evidence_within: seconds beyond ``wait`` until there has to be evidence; without it the roll-out is taken
         back.

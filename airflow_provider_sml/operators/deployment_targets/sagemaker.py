@@ -80,14 +80,17 @@ class SageMakerTarget:
         from airflow_provider_sml.ml.bundle import Bundle
         from airflow_provider_sml.ml.serving.xgboost_container import MODEL_FILE, booster_of
 
-        place, what = urlsplit(self._place), self._rollout.what
-        ours = what.container == "ours"
+        ours = self._rollout.what.container == "ours"
         packed = pack(bundle) if ours else pack_files({MODEL_FILE: booster_of(Bundle.read(bundle))})
-        locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": what.kms_key} if what.kms_key else {}
-        key = place.path.lstrip("/")
-        self._rollout.call("s3", "put_object", Bucket=place.netloc, Key=key, Body=packed, **locked)
+        self._rollout.call("s3", "put_object", Body=packed, **self._object())
         if self._package:
             self._package.propose(self._rollout)
+
+    def _object(self) -> dict[str, str]:
+        """Where the archive goes, and the key that encrypts it."""
+        place, key = urlsplit(self._place), self._rollout.what.kms_key
+        locked = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+        return {"Bucket": place.netloc, "Key": place.path.lstrip("/"), **locked}
 
     def rollout(self) -> SageMakerRollout:
         """The roll-out."""
@@ -96,7 +99,8 @@ class SageMakerTarget:
     def plan(self) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
         """The exact calls, and the cost per hour."""
         current = self._rollout.endpoint()
-        calls = self._package.calls(self._rollout.aws_tags()) if self._package else []
+        calls: list[tuple[str, str, dict[str, Any]]] = [("s3", "put_object", self._object())]
+        calls += self._package.calls(self._rollout.aws_tags()) if self._package else []
         calls += self._rollout.calls(current) + self._rollout.scaling_calls(self._rollout.config(current))
         if self._package and self.replaces:
             calls.append(self._package.decision("of that model package", APPROVED, _CHAMPION))

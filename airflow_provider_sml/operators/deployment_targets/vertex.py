@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow_provider_sml.cloud.google import CALL_SECONDS
 from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
-from airflow_provider_sml.cloud.vertex_plan import planned
+from airflow_provider_sml.cloud.vertex_plan import Call, planned
 from airflow_provider_sml.cloud.vertex_spec import VertexSpec, version_key
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError, SmlError
 from airflow_provider_sml.hooks.clients import connected, google_project
@@ -99,7 +100,16 @@ class VertexTarget:
         """The exact calls, and the cost per hour."""
         cost = self._rollout.what.hourly_cost(self._rollout.prices)
         told = "unknown: no price for the machine" if cost is None else f"{cost:,.4f} USD per hour while it serves"
-        return planned(self._rollout, self._rollout.endpoint()), told
+        from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE
+        from airflow_provider_sml.ml.serving.xgboost_container import VERTEX_MODEL_FILE
+
+        own, place = self._rollout.what.container == "ours", urlsplit(self._place)
+        objects = [
+            {"bucket": place.netloc, "name": f"{place.path.lstrip('/')}/{file}", "ifGenerationMatch": 0}
+            for file in ((BUNDLE_FILE, MODEL_FILE) if own else (VERTEX_MODEL_FILE,))
+        ]
+        uploads: list[Call] = [("storage", "objects.insert", request) for request in objects]
+        return [*uploads, *planned(self._rollout, self._rollout.endpoint())], told
 
     def address(self) -> str:
         """The endpoint's full name as Vertex AI's prediction service takes it."""
