@@ -100,13 +100,13 @@ class VertexTarget:
         """The exact calls, and the cost per hour."""
         cost = self._rollout.what.hourly_cost(self._rollout.prices)
         told = "unknown: no price for the machine" if cost is None else f"{cost:,.4f} USD per hour while it serves"
-        from airflow_provider_sml.ml.bundle import BUNDLE_FILE, MODEL_FILE
+        from airflow_provider_sml.ml.bundle import BUNDLE_FILE
         from airflow_provider_sml.ml.serving.xgboost_container import VERTEX_MODEL_FILE
 
         own, place = self._rollout.what.container == "ours", urlsplit(self._place)
         objects = [
             {"bucket": place.netloc, "name": f"{place.path.lstrip('/')}/{file}", "ifGenerationMatch": 0}
-            for file in ((BUNDLE_FILE, MODEL_FILE) if own else (VERTEX_MODEL_FILE,))
+            for file in ((BUNDLE_FILE, "model.*") if own else (VERTEX_MODEL_FILE,))
         ]
         uploads: list[Call] = [("storage", "objects.insert", request) for request in objects]
         return [*uploads, *planned(self._rollout, self._rollout.endpoint())], told
