@@ -98,11 +98,11 @@ class VertexTarget:
 
     def plan(self) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
         """The exact calls, and the cost per hour."""
-        cost = self._rollout.what.hourly_cost(self._rollout.prices)
-        told = "unknown: no price for the machine" if cost is None else f"{cost:,.4f} USD per hour while it serves"
         from airflow_provider_sml.ml.bundle import BUNDLE_FILE
         from airflow_provider_sml.ml.serving.xgboost_container import VERTEX_MODEL_FILE
 
+        cost = self._rollout.what.hourly_cost(self._rollout.prices)
+        told = "unknown: no price for the machine" if cost is None else f"{cost:,.4f} USD per hour while it serves"
         own, place = self._rollout.what.container == "ours", urlsplit(self._place)
         objects = [
             {"bucket": place.netloc, "name": f"{place.path.lstrip('/')}/{file}", "ifGenerationMatch": 0}
