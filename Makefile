@@ -42,8 +42,11 @@ docs: setup ## Build the documentation's site into build/site
 lock: ## Resolve constraints.txt again
 	@scripts/lock.sh
 
+pictures: setup ## Take the screenshots of docs/images again (needs chromium)
+	@SML_PICTURES=docs/images $(PY) -m pytest -p no:cacheprovider tests/browser
+
 clean: ## Remove everything that the targets made
 	@if [ -x $(PY) ]; then $(MAKE) --no-print-directory stop || true; fi
 	rm -rf .venv .tools .airflow build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache include/data include/reports
 
-.PHONY: help setup demo servers test up stop lint bench docs lock clean
+.PHONY: help setup demo servers test up stop lint bench docs lock pictures clean

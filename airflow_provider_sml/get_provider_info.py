@@ -103,6 +103,7 @@ def get_provider_info() -> dict[str, Any]:
                 "ModelLink",
                 "GateLink",
                 "SearchLink",
+                "SamplingLink",
                 "EvaluationLink",
                 "NightLink",
                 "PerformanceLink",

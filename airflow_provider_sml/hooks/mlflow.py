@@ -35,6 +35,10 @@ class MlflowHook(BaseHook):
         uri, credentials = self._place()
         return Registry(uri, credentials)
 
+    def location(self) -> str:
+        """Where MLflow is; no secret is in it."""
+        return self._place()[0]
+
     def _place(self) -> tuple[str, dict[str, str]]:
         """Tracking URI and credentials, which are kept apart so that no secret gets into an address."""
         if is_location(self.mlflow):

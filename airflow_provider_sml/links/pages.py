@@ -33,6 +33,7 @@ _FACTS = {
     "snapshot": {"name": "table"},
     "sample": {"name": "table"},
     "search": {"search_id": "search_id"},
+    "sample_plan": {"curve": "uri"},
     "model": {"model_id": "model_id"},
     "evaluation": {"model_id": "model_id"},
     "model_version": {"name": "name", "version": "version", "registry": "registry"},
@@ -65,6 +66,10 @@ def facts(operator: BaseOperator, result: Any) -> dict[str, str]:
     named = dataset.get("name") if isinstance(dataset, Mapping) else getattr(dataset, "name", None)
     if named:
         found.setdefault("name", str(named))
+    for field in ("table", "endpoint"):  # those of a model have its name unless somebody gave them another
+        value = getattr(operator, field, None)
+        if isinstance(value, str) and value:
+            found.setdefault("name", value.rpartition(".")[2])
     return found
 
 
@@ -144,6 +149,16 @@ class SearchLink(_PageLink):
     def address(self, found: Mapping[str, str]) -> str:
         """By the model's name and the search's id."""
         return _page("models", found.get("name"), "search", found.get("search_id"))
+
+
+class SamplingLink(_PageLink):
+    """The page of the curve that a sampling rate was chosen by."""
+
+    name = "Sampling curve"
+
+    def address(self, found: Mapping[str, str]) -> str:
+        """By the model's name and the day of the curve, which its folder is named by."""
+        return _page("models", found.get("name"), "sample", found.get("curve", "").rstrip("/").rpartition("/")[2])
 
 
 class NightLink(_PageLink):

@@ -70,7 +70,7 @@ class CostReportOperator(SmlOperator):
         name = self.name or instance.dag_id
         folder = report_folder(self.reports, name, "costs", _plain(instance.run_id))
         totals = total([row.cost for row in rows])
-        _write(folder, f"{instance.dag_id}, {instance.run_id}", rows, totals)
+        _write(folder, (instance.dag_id, instance.run_id), rows, totals)
         for row in rows:
             self.log.info("%s: %s", row.task, row.cost)
         self.log.info(
@@ -102,11 +102,11 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[-64:].strip("-")
 
 
-def _write(folder: Path, title: str, rows: Sequence[_Row], totals: Mapping[str, Any]) -> None:
+def _write(folder: Path, run: tuple[str, str], rows: Sequence[_Row], totals: Mapping[str, Any]) -> None:
     from airflow_provider_sml.ml import storage
     from airflow_provider_sml.ml.page import Page
 
-    page = Page(f"Costs: {title}")
+    page = Page(f"Costs: {', '.join(run)}")
     page.text(f"{totals['usd']:.4f} USD; {totals['saved_usd']:.4f} USD saved against machines on demand.")
     if totals["usd_per_hour"]:
         page.text(f"{totals['usd_per_hour']:.4f} USD an hour go on until what was deployed is deleted.", "bad")
@@ -125,7 +125,8 @@ def _write(folder: Path, title: str, rows: Sequence[_Row], totals: Mapping[str, 
         "Estimates by a table of prices that can be replaced; the bill decides. Saved: (1 - billed / training seconds) "
         "x 100, as SageMaker tells it for managed spot training; elsewhere by the price of spare capacity.", "note",
     )  # fmt: skip
-    told = {"totals": dict(totals), "tasks": [{"task": row.task, **asdict(row.cost)} for row in rows]}
+    told: dict[str, Any] = {"dag_id": run[0], "run_id": run[1], "totals": dict(totals)}
+    told["tasks"] = [{"task": row.task, **asdict(row.cost)} for row in rows]
     storage.write(folder / "costs.html", page.render())
     storage.write(folder / "costs.json", json.dumps(told, indent=1))
 

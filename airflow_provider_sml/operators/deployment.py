@@ -9,6 +9,7 @@ alias before anything else.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.cloud.remote_job import Adapter, Step, failure
+from airflow_provider_sml.compat import AirflowSkipException
 from airflow_provider_sml.errors import ConfigurationError, DeploymentRolledBack, JobError, SmlError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
@@ -26,6 +28,7 @@ from airflow_provider_sml.operators.base import announce, lineage, mover, run_ke
 from airflow_provider_sml.operators.cost import Cost
 from airflow_provider_sml.operators.deployment_targets import Deployment, Target
 from airflow_provider_sml.operators.deployment_targets import target as target_of
+from airflow_provider_sml.operators.deployment_targets import told as target_told
 from airflow_provider_sml.operators.openlineage import Data, registered
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 from airflow_provider_sml.refs import EndpointRef, ModelVersionRef
@@ -56,11 +59,12 @@ class DeployModelOperator(RemoteJobOperator):
     :param parity_rows: stored rows whose scores must agree.
     :param mlflow: address or folder of MLflow, or the id of its connection.
     :param endpoints: folder for the state and logs of local endpoints, and for models on their way to a cloud.
-    :param plan: print the exact calls and the estimated cost, and change nothing; not for ``local``.
+    :param plan: print the exact calls and the estimated cost, and change nothing; a task with outlets, whose events
+        would tell of a deployment, is then skipped.
     """
 
     template_fields: Sequence[str] = (
-        "name", "version", "target", "settings", "port", "endpoint", "mlflow", "endpoints",
+        "name", "version", "target", "settings", "port", "endpoint", "mlflow", "endpoints", "plan",
     )  # fmt: skip
     ui_color = "#c9ead9"
     operator_extra_links: Collection[BaseOperatorLink] = (
@@ -79,7 +83,7 @@ class DeployModelOperator(RemoteJobOperator):
         parity_rows: int = 200,
         mlflow: str = MlflowHook.default_conn_name,
         endpoints: str | None = None,
-        plan: bool = False,
+        plan: bool | str = False,
         poll_interval: float = 15.0,
         **kwargs: Any,
     ) -> None:
@@ -97,19 +101,31 @@ class DeployModelOperator(RemoteJobOperator):
 
     def run(self, context: Context) -> Any:
         """Roll the version out, then move the alias."""
-        if self.plan:
-            from airflow_provider_sml.operators.plan import show
-
-            if self.target == "local":
-                raise ConfigurationError(
-                    "a local deployment has no plan", expected="a target in a cloud", found="target: local"
-                )
-            calls, cost = self._target(context, self._version(self._registry(), context)).plan()
-            return show(self.log, f"endpoint {self.endpoint or self.name}", calls, cost)
+        if self.planned:
+            return self._show_plan(context)
         self._settle(context)
         if self.target == "local":
             return self._run_locally(context)
         return self._or_rejected(context, super().run, context)
+
+    @property
+    def planned(self) -> bool:
+        """Whether nothing is to be changed; a template gives ``plan`` as text."""
+        return str(self.plan).strip().lower() == "true"
+
+    def _show_plan(self, context: Context) -> Any:
+        from airflow_provider_sml.operators.plan import show
+
+        version = self._version(self._registry(), context)
+        local = self.target == "local"
+        calls, cost = self._local_plan(version) if local else self._target(context, version).plan()
+        shown = show(self.log, f"endpoint {self.endpoint or self.name}", calls, cost)
+        if not context["task"].outlets:
+            return shown
+        context["ti"].xcom_push(key="plan", value=shown)
+        raise AirflowSkipException(
+            f"dry run: {self.name} version {version.version} was not deployed; the plan is above"
+        )
 
     # --- on this machine ------------------------------------------------------------------------------------------
 
@@ -131,6 +147,18 @@ class DeployModelOperator(RemoteJobOperator):
                 self._mark(registry, version)
                 candidate.go_live()
         return self._champion(context, registry, version, endpoint.url, checked.rows)
+
+    def _local_plan(self, version: ModelVersionRef) -> tuple[list[tuple[str, str, dict[str, Any]]], str]:
+        """What a deployment on this machine would do."""
+        from airflow_provider_sml.ml.serving.local import LocalEndpoint
+
+        endpoint = LocalEndpoint(self._root(), self.endpoint or self.name, int(self.port))
+        parity = ("local", "check_parity", {"rows": self.parity_rows})
+        alias = ("mlflow", "set_alias", {"name": self.name, "alias": "champion", "version": version.version})
+        if endpoint.serves(version.version, version.model_id):
+            return [parity, alias], "nothing: it serves already"
+        start = ("local", "start_candidate", {"version": version.version, "port": int(self.port)})
+        return [start, parity, ("local", "go_live", {"url": endpoint.url}), alias], "nothing: it runs on this machine"
 
     # --- in a cloud -----------------------------------------------------------------------------------------------
 
@@ -164,6 +192,7 @@ class DeployModelOperator(RemoteJobOperator):
             ) from error  # fmt: skip
         if not target.replaces:
             self.log.info("version %s runs beside the champion; no alias moves", version.version)
+            self._tell(context, registry, version, target.address())
             return self._ref(version, target.address(), compared)
         self._mark(registry, version)
         ref = self._champion(context, registry, version, target.address(), compared)
@@ -291,8 +320,20 @@ class DeployModelOperator(RemoteJobOperator):
         line = registry.set_alias(version, CHAMPION, mover(context), told)
         deployed = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
         registry.set_tags(version, {"deployed": deployed, "withdrawn_by": "", "going_live": ""})
+        if line is not None or self._place_tag not in tags:
+            self._tell(context, registry, version, evidence["endpoint"])
         if line is not None:
             self.log.info("line %s of the history of %s", line.hash, self.name)
+
+    def _tell(self, context: Context, registry: Registry, version: ModelVersionRef, address: str) -> None:
+        """Write on the version where it serves since when, for the page of the model."""
+        told = target_told(self.target, {} if self.target == "local" else self._settings(), address)
+        told |= {"since": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "run": "/".join(run_key(context)[:3])}
+        registry.set_tags(version, {self._place_tag: json.dumps(told)})
+
+    @property
+    def _place_tag(self) -> str:
+        return f"endpoint.{self.target}.{self.endpoint or self.name}"
 
     def _ref(self, version: ModelVersionRef, url: str, rows: int) -> EndpointRef:
         self._used = version
@@ -385,7 +426,7 @@ class RollbackModelOperator(DeployModelOperator):
                 f"{self.name} has no earlier version to go back to", expected="a version that was deployed before",
                 found=f"only version {champion.version}" if champion else "no champion",
             )  # fmt: skip
-        if not self.plan:
+        if not self.planned:
             registry.set_tags(champion, {"withdrawn_for": earlier[0].version, "withdrawn_by": key})
         return earlier[0]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.places import report_folder
+from airflow_provider_sml.links.pages import ModelLink, SamplingLink
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_day
 from airflow_provider_sml.ml.contract.quantities import duration
@@ -182,6 +185,7 @@ class PlanSampleOperator(_SamplingOperator):
     """
 
     template_fields: Sequence[str] = (*_SamplingOperator.template_fields, "rate", "reports")
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(), SamplingLink())
     __doc__ = f"{__doc__}\n{_SamplingOperator.__doc__}"
 
     def __init__(

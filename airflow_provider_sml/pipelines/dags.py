@@ -26,7 +26,7 @@ from airflow_provider_sml.hooks.places import is_location
 from airflow_provider_sml.notifications.alert import AlertNotifier
 from airflow_provider_sml.operators.clusters import KINDS
 from airflow_provider_sml.operators.costs import CostReportOperator
-from airflow_provider_sml.operators.decision import CHOICES, RequestRetrainingOperator
+from airflow_provider_sml.operators.decision import RequestRetrainingOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
 from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkEtlOperator
 from airflow_provider_sml.operators.gate import GateOperator
@@ -44,6 +44,7 @@ from airflow_provider_sml.operators.training_services import SERVICES, job_argum
 from airflow_provider_sml.operators.vertex import VertexTrainOperator
 from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.pipelines.checks import PATH_PLACES
+from airflow_provider_sml.pipelines.forms import deploy_params, ingest_params, monitor_params, train_params
 from airflow_provider_sml.pipelines.interval import MACROS
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
 from airflow_provider_sml.pipelines.pictures import picture
@@ -101,11 +102,6 @@ def locate(path: str | Path, caller: Path | None) -> tuple[Path, Path]:
         found=f"none in {', '.join(str(folder) for folder in tried[:3])}",
         todo="give the path from the folder that dags/ and include/ lie in",
     )
-
-
-def _day(title: str, description: str) -> Param:
-    """A day that may be left empty."""
-    return Param(None, type=["string", "null"], format="date", title=title, description=description)
 
 
 def train_is_paid(spec: PipelineSpec) -> bool:
@@ -188,15 +184,10 @@ class _Builder:
         spec = self.spec
         cron = spec.schedule.ingest
         schedule = CronDataIntervalTimetable(_WORDS.get(cron, cron), timezone="UTC") if cron else None
-        params = {
-            "first_day": _day("First day", "Of a range, ingested in one Spark job. Empty: the last day alone, or "
-                              "without one the days that just ended."),
-            "last_day": _day("Last day", "Inclusive. Empty: the first day alone."),
-        }  # fmt: skip
         doc = "Landed files go through Spark, are checked against the contract, and are published day by day."
         first, last = (f"{{{{ ingest_day('{which}', params, dag_run) }}}}" for which in ("first", "last"))
         # A day whose file is late must not hold back the days after it.
-        with self.dag("ingest", schedule, doc, params, runs=_WAITING_DAYS) as dag:
+        with self.dag("ingest", schedule, doc, ingest_params(), runs=_WAITING_DAYS) as dag:
             landed = LandedFilesSensor(
                 task_id="wait_for_landing", dataset=spec.dataset, places=self.places, lake=self.lake, first=first,
                 last=last, mode="reschedule", poke_interval=60, timeout=dt.timedelta(hours=20).total_seconds(),
@@ -228,20 +219,10 @@ class _Builder:
             timetable = CronTriggerTimetable(_WORDS.get(cron, cron), timezone="UTC")
             schedule = AssetOrTimeSchedule(timetable=timetable, assets=schedule) if schedule else timetable
         auto = spec.sample.rate == "auto"
-        params = {
-            "as_of": _day("As of", "The last day of data to use. Empty: the last published day."),
-        }
-        if spec.sample.method != "all":
-            share = f"the {', '.join(spec.sample.by)}, all rows of each" if spec.sample.method == "hash" else "the rows"
-            params["rate"] = Param(
-                None if auto else spec.sample.rate, type=["number", "null"] if auto else "number",
-                exclusiveMinimum=0, maximum=1, title="Sample rate",
-                description=f"Share of {share}, to train on; 1 for all." + (" Empty: planned." if auto else ""),
-            )  # fmt: skip
         doc = (
             "A sample is drawn, a model trained, evaluated on later days, registered, and judged against the champion."
         )
-        with self.dag("train", schedule, doc, params) as dag:
+        with self.dag("train", schedule, doc, train_params(spec)) as dag:
             rows: dict[str, Any] = {
                 "table": spec.name, "as_of": "{{ params.as_of or '' }}", "train": spec.train.window,
                 "validate": spec.train.validate_, "test": spec.train.test, "label_known_after": spec.label_known_after,
@@ -353,18 +334,13 @@ class _Builder:
     def deploy(self) -> DAG:
         """A version that passed to its target."""
         spec = self.spec
-        params = {
-            "version": Param(None, type=["string", "null"], pattern=r"^\d+$", title="Version",
-                             description="Number of the version to deploy, for instance an older one to go back to. "
-                                         "Empty: the one that passed last."),
-        }  # fmt: skip
         doc = "The version is started beside the serving one, compared with stored scores, put live, and made champion."
-        with self.dag("deploy", [self.passed], doc, params) as dag:
+        with self.dag("deploy", [self.passed], doc, deploy_params(spec)) as dag:
             deployed = DeployModelOperator(
                 task_id="deploy", name=spec.name, port=spec.deploy.port, parity_rows=spec.deploy.parity_rows,
                 version="{{ deploy_version(params, triggering_asset_events) }}", mlflow=self.mlflow,
-                endpoints=self.place(spec.places.endpoints), outlets=[self.deployed], target=spec.deploy.target,
-                settings=spec.deploy.settings,
+                endpoints=self.place(spec.places.endpoints), outlets=[self.deployed], target="{{ params.target }}",
+                settings=spec.deploy.settings, plan="{{ params.dry_run }}",
             )  # fmt: skip
             if spec.deploy.target != "local":
                 deployed >> self.costs()
@@ -391,22 +367,13 @@ class _Builder:
         """Each night."""
         spec = self.spec
         drift = spec.monitor.drift
-        params = {
-            "day": _day("Day", "A published day to look at, again or for the first time. Empty: the days that started "
-                        "this run, or without them the last published one."),
-            "retraining": Param(
-                None, type=["string", "null"], enum=[None, *CHOICES], title="Retraining",
-                description="hold: this night asks for no training. force: it does, whatever was found. auto: takes "
-                            "back what was said of it before. Empty: as decided.",
-            ),
-        }  # fmt: skip
         doc = "The day is scored, the predictions are kept, and the day is compared with the rows of training."
         days: dict[str, Any] = {
             "first": "{{ monitor_day('first', params, triggering_asset_events) }}",
             "last": "{{ monitor_day('last', params, triggering_asset_events) }}",
         }
         schedule = [self.published] if spec.schedule.monitor else None
-        with self.dag("monitor", schedule, doc, params) as dag:
+        with self.dag("monitor", schedule, doc, monitor_params()) as dag:
             scores = ScorePartitionsOperator(
                 task_id="score", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days
             )

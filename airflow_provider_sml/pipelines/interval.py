@@ -34,11 +34,12 @@ def monitor_day(which: str, params: Mapping[str, Any], events: Mapping[Any, Any]
     """First or last day to monitor; empty for the last one that is published.
 
     :param which: ``first`` or ``last``.
-    :param params: of the run: ``day`` may be given.
+    :param params: of the run: ``day`` and ``last_day`` may be given; one of them alone is the only day.
     :param events: the asset events that started the run; each tells the days that were published.
     """
-    if params.get("day"):
-        return str(params["day"])
+    first, last = params.get("day"), params.get("last_day")
+    if first or last:
+        return str((first or last) if which == "first" else (last or first))
     told = [event.extra[which] for found in events.values() for event in found if which in (event.extra or {})]
     if not told:
         return ""

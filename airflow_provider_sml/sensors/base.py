@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk import BaseOperatorLink, BaseSensorOperator, PokeReturnValue
 
 from airflow_provider_sml.compat import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 from airflow_provider_sml.errors import ConfigurationError, SmlError
 from airflow_provider_sml.hooks import checks
+from airflow_provider_sml.links.pages import ModelLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -26,6 +28,7 @@ class CheckSensor(BaseSensorOperator):
     """
 
     check: str
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(),)
 
     def __init__(self, *, deferrable: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator
+from airflow.sdk import BaseOperatorLink, BaseSensorOperator
 
 from airflow_provider_sml.compat import AirflowFailException
 from airflow_provider_sml.errors import ConfigurationError, JobError
+from airflow_provider_sml.links.pages import ModelLink
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,6 +31,7 @@ class EndpointSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("endpoint", "version", "target", "conn_id", "region", "project")
     ui_color = "#c9ead9"
+    operator_extra_links: Collection[BaseOperatorLink] = (ModelLink(),)
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """The web application behind the page "Models": what a reader may see, and in which cage a report is shown.
 
 Every route asks for Airflow's log-in and its permission for the website. What is shown of a model depends on its DAGs:
-the endpoint needs read access to ``NAME_deploy``, the nights to ``NAME_monitor``, gate and evaluations to
-``NAME_train``; without any of them there is no such page, whether the model exists or not. Broken specs are shown to
-those who may see import errors.
+endpoints and aliases need read access to ``NAME_deploy``, the nights to ``NAME_monitor``, versions, data and costs to
+``NAME_train``, what waits for approval also to that DAG's questions; without any of them there is no such page, whether
+the model exists or not. Broken specs are shown to those who may see import errors.
 
 Reports hold scripts of others, so they get an origin of their own: no cookie, no API, no network. It changes nothing
 anywhere, and is imported by the API server alone.
@@ -11,16 +11,16 @@ anywhere, and is imported by the API server alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
+from airflow.api_fastapi.auth.managers.models.resource_details import AccessView, DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_view
 from airflow.configuration import conf
-from fastapi import Depends, FastAPI, HTTPException, Request  # noqa: TID253 - only the API server imports this module
+from fastapi import Depends, FastAPI, HTTPException, Query, Request  # noqa: TID253 - only the API server imports this module
 from fastapi.responses import FileResponse, HTMLResponse, Response  # noqa: TID253
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -28,8 +28,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from airflow_provider_sml.ui import pages
 from airflow_provider_sml.ui.live import look
 from airflow_provider_sml.ui.mirror import mirrored
+from airflow_provider_sml.ui.parts import Base
 from airflow_provider_sml.ui.project import STAGES, Model, Project, dag_id
+from airflow_provider_sml.ui.registered import Registered, look_up
 from airflow_provider_sml.ui.reports import KINDS, Reports
+from airflow_provider_sml.ui.waiting import Question, questions
 
 STATIC = Path(__file__).parent / "static"
 STATIC_TYPES = {
@@ -82,10 +85,10 @@ class Headers:
         await self.app(scope, receive, add if scope["type"] == "http" else send)
 
 
-def _base(request: Request) -> pages.Base:
+def _base(request: Request) -> Base:
     """The paths of these pages and of Airflow, as the browser sees them."""
     own = str(request.scope.get("root_path", "")).rstrip("/")
-    return pages.Base(own, own.rpartition("/")[0])
+    return Base(own, own.rpartition("/")[0])
 
 
 def _project() -> Project:
@@ -97,7 +100,7 @@ def _dag_ids(user: GetUserDep) -> set[str]:
     return set(get_auth_manager().get_authorized_dag_ids(user=user, method="GET"))
 
 
-BaseDep = Annotated[pages.Base, Depends(_base)]
+BaseDep = Annotated[Base, Depends(_base)]
 ProjectDep = Annotated[Project, Depends(_project)]
 DagIdsDep = Annotated[set[str], Depends(_dag_ids)]
 
@@ -121,6 +124,7 @@ def _model(name: str, project: ProjectDep, dag_ids: DagIdsDep) -> Model:
 
 
 ModelDep = Annotated[Model, Depends(_model)]
+PartQuery = Annotated[int, Query(ge=1, le=100_000)]
 
 
 def _reports(model: Model) -> Reports:
@@ -129,7 +133,25 @@ def _reports(model: Model) -> Reports:
     return Reports(mirrored(location, model.name) if remote else model.place(location), model.name)
 
 
-def _row(model: Model, stages: set[str]) -> pages.Row:
+def _may_see_questions(user: GetUserDep, dag: str) -> bool:
+    """Whether a reader may see what a DAG asks people; Airflow has a permission of its own for that."""
+    entity = getattr(DagAccessEntity, "HITL_DETAIL", None)
+    return entity is not None and get_auth_manager().is_authorized_dag(
+        method="GET", access_entity=entity, details=DagDetails(id=dag), user=user
+    )
+
+
+def _questions(models: Iterable[tuple[str, set[str]]], user: GetUserDep) -> dict[str, list[Question]]:
+    """What waits for a person, by the model's name; models whose questions may not be seen are left out."""
+    asked = {dag_id(name, "train"): name for name, stages in models if "train" in stages}
+    seen = {dag: name for dag, name in asked.items() if _may_see_questions(user, dag)}
+    found: dict[str, list[Question]] = {name: [] for name in seen.values()}
+    for question in questions(seen):
+        found[seen[question.dag_id]].append(question)
+    return found
+
+
+def _row(model: Model, stages: set[str], waiting: int) -> pages.Row:
     reports = _reports(model)
     nights = reports.nights(1) if "monitor" in stages else []
     gates = reports.gates(1) if "train" in stages else []
@@ -138,6 +160,7 @@ def _row(model: Model, stages: set[str]) -> pages.Row:
         look(model) if "deploy" in stages else None,
         nights[0] if nights else None,
         gates[0] if gates else None,
+        waiting,
     )
 
 
@@ -162,18 +185,28 @@ FileDep = Annotated[Path, Depends(_file)]
 def show_list(base: BaseDep, project: ProjectDep, dag_ids: DagIdsDep, user: GetUserDep) -> Response:
     """All models of which one may see something."""
     seen = [(model, stages) for model in project.models if (stages := readable(model.name, dag_ids))]
+    asked = _questions([(model.name, stages) for model, stages in seen], user)
     with ThreadPoolExecutor(max_workers=8) as pool:  # an endpoint may take two seconds to say nothing
-        rows = list(pool.map(lambda item: _row(*item), seen))
+        rows = list(pool.map(lambda item: _row(*item, len(asked.get(item[0].name, ()))), seen))
     errors = get_auth_manager().is_authorized_view(access_view=AccessView.IMPORT_ERRORS, user=user)
     return HTMLResponse(pages.model_list(base, rows, project.broken if errors else []))
 
 
-def show_model(base: BaseDep, model: ModelDep, dag_ids: DagIdsDep) -> Response:
-    """One model."""
-    stages, reports = readable(model.name, dag_ids), _reports(model)
-    live = look(model) if "deploy" in stages else None
-    nights = reports.nights() if "monitor" in stages else []
-    return HTMLResponse(pages.model_page(base, model, reports, live, stages, nights))
+def show_model(
+    base: BaseDep, model: ModelDep, dag_ids: DagIdsDep, user: GetUserDep, nights: PartQuery = 1,
+    versions: PartQuery = 1, moves: PartQuery = 1,
+) -> Response:  # fmt: skip
+    """One model; ``nights``, ``versions`` and ``moves`` say which part of these lists is shown."""
+    stages = readable(model.name, dag_ids)
+    seen = pages.Seen(
+        stages,
+        _reports(model),
+        look_up(model) if stages & {"train", "deploy"} else Registered(),
+        look(model) if "deploy" in stages else None,
+        _questions([(model.name, stages)], user).get(model.name),
+        {"nights": nights, "versions": versions, "moves": moves},
+    )
+    return HTMLResponse(pages.model_page(base, model, seen))
 
 
 def show_report(base: BaseDep, model: ModelDep, kind: str, key: str, _: FileDep) -> Response:

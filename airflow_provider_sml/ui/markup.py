@@ -15,7 +15,7 @@ Content = str | int | Markup | None | Iterable["Content"]
 _VOID = {"meta", "link", "img", "br"}
 
 
-def tag(name: str, /, *children: Content, **attributes: str | int | bool | None) -> Markup:
+def tag(name: str, /, *children: Content, **attributes: str | float | bool | None) -> Markup:
     """An element.
 
     :param name: of the element.

@@ -1,23 +1,21 @@
-"""The reports of one model as they lie on disk: nights, gate verdicts, evaluations, searches.
+"""The reports of one model as they lie on disk: nights, gate verdicts, evaluations, searches, costs, sampling plans.
 
-Numbers come from the small JSON files; the HTML pages are only found here, never read. A file that is damaged is shown
-as such and hides no other. Nothing outside the model's folder is ever found: names must have their known form, and no
-link is followed below the reports folder. It writes nothing.
+Numbers come from the small JSON files, through the index (``ui.index``), which reads each of them once; the HTML pages
+are only found here, never read. A file that is damaged is shown as such and hides no other. Nothing outside the model's
+folder is ever found: names must have their known form, and no link is followed below the reports folder.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-NIGHTS = 60
-GATES = 30
-LARGEST_JSON = 4_000_000
+from airflow_provider_sml.ui.forms import Costs, Damaged, Day, Decision, Gate, Night, Plan, Worth
+from airflow_provider_sml.ui.index import DAY, WORD, Index, index_of
 
 
 @dataclass(frozen=True)
@@ -36,90 +34,21 @@ class Kind:
     file: str
 
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 KINDS = {
-    "nights": Kind("Night of", "monitor", _DAY, "nights/{key}.html"),
-    "performance": Kind("Performance, night of", "monitor", _DAY, "performance/{key}.html"),
-    "decisions": Kind("Decision, night of", "monitor", _DAY, "decisions/{key}.html"),
-    "gate": Kind("Gate of version", "train", _WORD, "gate/{key}/gate.html"),
-    "search": Kind("Search", "train", _WORD, "search/{key}/search.html"),
-    "costs": Kind("Costs of run", "train", _WORD, "costs/{key}/costs.html"),
-    "lineage": Kind("Lineage of version", "train", _WORD, "lineage/{key}/lineage.html"),
-    "evaluation": Kind("Evaluation of model", "train", _WORD, "evaluation/{key}/evaluation.html"),
+    "nights": Kind("Night of", "monitor", DAY, "nights/{key}.html"),
+    "performance": Kind("Performance, night of", "monitor", DAY, "performance/{key}.html"),
+    "decisions": Kind("Decision, night of", "monitor", DAY, "decisions/{key}.html"),
+    "gate": Kind("Gate of version", "train", WORD, "gate/{key}/gate.html"),
+    "search": Kind("Search", "train", WORD, "search/{key}/search.html"),
+    "costs": Kind("Costs of run", "train", WORD, "costs/{key}/costs.html"),
+    "lineage": Kind("Lineage of version", "train", WORD, "lineage/{key}/lineage.html"),
+    "evaluation": Kind("Evaluation of model", "train", WORD, "evaluation/{key}/evaluation.html"),
+    "sample": Kind("Sampling curve of", "train", DAY, "sample/{key}/plan.html"),
 }
 
 
-class Column(BaseModel):
-    """One column of a night, compared with its reference."""
-
-    name: str
-    method: str = ""
-    value: float | None = None
-    threshold: float | None = None
-    drifted: bool = False
-
-
-class Performance(BaseModel):
-    """How well a day was predicted, once its labels had arrived."""
-
-    day: dt.date
-    rows: int = 0
-    auc: float | None = None
-    log_loss: float | None = None
-    ece: float | None = None
-
-
-class Night(BaseModel):
-    """One night's monitoring."""
-
-    day: dt.date
-    version: str | int | None = None
-    verdict: str
-    share: float | None = None
-    drifted: list[str] = []
-    columns: list[Column] = []
-    rows: int | None = None
-    performance: list[Performance] = []
-
-
-class Check(BaseModel):
-    """One check of the gate."""
-
-    name: str
-    passed: bool
-    value: str | float | None = None
-    limit: str | float | None = None
-    todo: str | None = None
-
-
-class Gate(BaseModel):
-    """What the gate said of a version."""
-
-    version: str | int
-    model_id: str | None = None
-    passed: bool
-    checks: list[Check] = []
-    time: str | None = None
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A report whose numbers cannot be read.
-
-    :param key: its day or version.
-    :param error: why.
-    """
-
-    key: str
-    error: str
-
-
-Report = TypeVar("Report", bound=BaseModel)
-
-
 class Reports:
-    """The reports of one model.
+    """The reports of one model; what is read is what lay there when it was first asked for.
 
     :param root: the reports folder of the project; None when it cannot be read from here.
     :param name: of the model.
@@ -129,15 +58,55 @@ class Reports:
         self._root = root
         self._name = name
 
-    def nights(self, limit: int = NIGHTS) -> list[Night | Damaged]:
-        """The last nights, newest first."""
-        days = self._keys("nights", _DAY, ".json")
-        return [self._load(Night, day, f"nights/{day}.json") for day in sorted(days, reverse=True)[:limit]]
+    @cached_property
+    def _index(self) -> Index | None:
+        return None if self._root is None else index_of(self._root / self._name)
 
-    def gates(self, limit: int = GATES) -> list[Gate | Damaged]:
-        """The last gate verdicts, newest version first."""
-        versions = sorted(self._keys("gate", _WORD, ""), key=_counted, reverse=True)[:limit]
-        return [self._load(Gate, version, f"gate/{version}/gate.json") for version in versions]
+    def nights(self, limit: int | None = None) -> list[Night | Damaged]:
+        """The nights, newest first.
+
+        :param limit: how many at most.
+        """
+        return self._index.newest("nights", Night, limit) if self._index else []
+
+    def worth(self) -> dict[str, Worth | Damaged]:
+        """What each night's report of performance said, by its day."""
+        return self._index.every("performance", Worth) if self._index else {}
+
+    def decisions(self) -> dict[str, Decision | Damaged]:
+        """What was decided of each night, by its day."""
+        return self._index.every("decisions", Decision) if self._index else {}
+
+    def days(self) -> tuple[dict[dt.date, Day], dict[dt.date, Day]]:
+        """Realised and estimated performance of each day, as the latest night told it."""
+        return (self._index.realised(), self._index.estimated()) if self._index else ({}, {})
+
+    def gates(self, limit: int | None = None) -> list[Gate | Damaged]:
+        """The gate's verdicts, newest version first.
+
+        :param limit: how many at most.
+        """
+        return self._index.newest("gate", Gate, limit) if self._index else []
+
+    def judged(self) -> list[str]:
+        """The versions with a verdict, newest first; none is opened."""
+        return self._index.keys("gate") if self._index else []
+
+    def gates_of(self, versions: Iterable[str]) -> dict[str, Gate | Damaged]:
+        """The verdicts of some versions.
+
+        :param versions: their numbers.
+        """
+        return self._index.some("gate", Gate, versions) if self._index else {}
+
+    def costs(self, limit: int | None = None) -> list[tuple[str, Costs | Damaged]]:
+        """What runs cost, the latest report first, with the key of its page."""
+        return self._index.latest("costs", Costs, limit) if self._index else []
+
+    def plan(self) -> tuple[str, Plan | Damaged] | None:
+        """The newest sampling curve, with the key of its page."""
+        found = self._index.latest("sample", Plan, 1) if self._index else []
+        return found[0] if found else None
 
     def page(self, kind: str, key: str) -> Path | None:
         """The HTML page of a report; None when there is none, or the key has not the form that it must have."""
@@ -146,28 +115,11 @@ class Reports:
             return None
         return self._file(known.file.format(key=key))
 
-    def _keys(self, folder: str, form: re.Pattern[str], suffix: str) -> list[str]:
-        if self._root is None:
-            return []
-        try:
-            names = [path.name for path in (self._root / self._name / folder).iterdir()]
-        except OSError:
-            return []
-        return [key for name in names if name.endswith(suffix) and form.fullmatch(key := name.removesuffix(suffix))]
-
-    def _load(self, form: type[Report], key: str, file: str) -> Report | Damaged:
-        path = self._file(file)
-        if path is None:
-            return Damaged(key, "there is no such file")
-        try:
-            if path.stat().st_size > LARGEST_JSON:
-                return Damaged(key, f"the file is larger than {LARGEST_JSON:,} bytes")
-            return form.model_validate_json(path.read_bytes())
-        except OSError as error:
-            return Damaged(key, error.strerror or "it cannot be read")
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            return Damaged(key, ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]])))
+    def has(self, kind: str, key: str) -> bool:
+        """Whether there is such a page; of nights it is known from the listing that the index has made."""
+        if self._index is not None and kind in ("nights", "performance", "decisions"):
+            return self._index.has_page(kind, key)
+        return self.page(kind, key) is not None
 
     def _file(self, name: str) -> Path | None:
         """A regular file of the model; the reports folder itself may be a link, nothing below it."""
@@ -178,19 +130,3 @@ class Reports:
             return wanted if wanted.resolve(strict=True) == wanted and wanted.is_file() else None
         except (OSError, ValueError, RuntimeError):
             return None
-
-
-def realised(nights: list[Night | Damaged]) -> dict[dt.date, Performance]:
-    """The performance of each day, as the latest night measured it.
-
-    :param nights: newest first.
-    """
-    found: dict[dt.date, Performance] = {}
-    for night in reversed(nights):
-        if isinstance(night, Night):
-            found.update({item.day: item for item in night.performance})
-    return found
-
-
-def _counted(version: str) -> tuple[int, str]:
-    return (int(version) if version.isdecimal() else -1, version)

@@ -104,12 +104,25 @@ def test_training_registers_a_version_that_passed(life, trained):
     assert ("x-sml://orders/passed", {"version": version.version}) in trained.events
 
 
+def test_a_dry_run_of_the_deployment_says_what_it_would_do_and_changes_nothing(life, trained, capfd):
+    project, file, root, endpoint = life
+    dry = project.run(file, "orders_deploy", {"dry_run": True}, TRAINED[-1] + dt.timedelta(days=90))
+    assert (dry.state, dry.tasks, dry.events) == ("success", {"deploy": "skipped"}, [])
+    assert "plan for endpoint orders: 4 calls, nothing is changed" in capfd.readouterr().out
+    registry = Registry(str(root / "mlflow"))
+    assert registry.version("orders", alias=CHAMPION) is None and endpoint.status().live is None
+    assert not {"deployed", "going_live"} & set(registry.tags(registry.version("orders", alias="challenger")))
+
+
 def test_deployment_serves_and_moves_the_alias(life, deployed):
     _, _, root, endpoint = life
     assert deployed.state == "success", deployed.tasks
     registry = Registry(str(root / "mlflow"))
     champion = registry.version("orders", alias=CHAMPION)
     assert champion.version == deployed.results["deploy"]["version"]
+    told = json.loads(registry.tags(champion)["endpoint.local.orders"])
+    assert (told["address"], told["percent"], told["spot"]) == (endpoint.url, 100.0, False)
+    assert told["run"].startswith("orders_deploy/deploy/")
     assert deployed.results["deploy"]["parity_rows"] == 50
     instance = {
         "ordered": "2026-03-20T17:05:00Z", "weight": 29.0, "weather.rain": 18.0, "shops.opened": 2004, "city": "Rome",

@@ -129,7 +129,10 @@ def test_every_field_of_the_forms_has_a_title_a_help_text_and_a_valid_default(fl
         ("train", "as_of", ["2026-01-31", None], [""]),
         ("train", "rate", [0.01, 1], [0, 1.01, "half", None]),
         ("deploy", "version", ["12", None], ["v12", 12, ""]),
+        ("deploy", "target", ["local"], ["vertex", None]),
+        ("deploy", "dry_run", [True, False], ["yes", None]),
         ("monitor", "day", ["2026-01-31", None], ["yesterday"]),
+        ("monitor", "last_day", ["2026-01-31", None], ["tomorrow"]),
     ],
 )
 def test_the_form_refuses_what_a_run_could_not_use(flights, stage, name, good, bad):
@@ -147,6 +150,19 @@ def test_the_rate_is_asked_for_only_where_rows_are_drawn(build):
     assert "of the tailnum" in build()["train"].params.get_param("rate").description
     dags = build(("sample: {method: hash, by: [tailnum], rate: 0.5}", "sample: {method: all}"))
     assert list(dags["train"].params) == ["as_of"]
+
+
+def test_a_deployment_may_go_to_the_place_of_the_spec_or_to_this_machine(build):
+    assert build()["deploy"].params.get_param("target").schema["enum"] == ["local"]
+    said = (
+        "  target: vertex\n  settings: {artifacts: 'gs://models', region: europe-west1, image: i, "
+        "machine: n1-standard-4}"
+    )
+    dag = build(("  target: local", said))["deploy"]
+    target = dag.params.get_param("target")
+    assert (target.schema["enum"], target.value) == (["vertex", "local"], "vertex")
+    deploy = dag.task_dict["deploy"]
+    assert (deploy.target, deploy.plan) == ("{{ params.target }}", "{{ params.dry_run }}")
 
 
 # --- documentation and alerts -----------------------------------------------------------------------------------------

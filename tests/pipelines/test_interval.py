@@ -64,6 +64,9 @@ def test_monitoring_takes_all_days_that_were_published():
     assert monitor_day("first", {}, events) == "2026-03-01"
     assert monitor_day("last", {}, events) == "2026-03-05"
     assert monitor_day("first", {"day": "2026-01-01"}, events) == "2026-01-01"
+    assert monitor_day("last", {"day": "2026-01-01"}, events) == "2026-01-01"
+    assert monitor_day("last", {"day": "2026-01-01", "last_day": "2026-01-03"}, events) == "2026-01-03"
+    assert monitor_day("first", {"day": None, "last_day": "2026-01-03"}, events) == "2026-01-03"
     assert monitor_day("first", {"day": None}, {}) == ""
     assert monitor_day("first", {}, {"published": [SimpleNamespace(extra=None), event()]}) == ""
 

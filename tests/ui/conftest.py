@@ -27,6 +27,7 @@ def project(tmp_path: Path) -> Path:
         write(reports / f"gate/{version}/gate.html", f"<h1>Gate of {version}</h1>")
     write(reports / "evaluation/abc10/evaluation.html", "<h1>Evaluation</h1>")
     write(reports / "search/5ea7c4/search.html", "<h1>Search</h1>")
+    write(reports / "sample/2013-04-30/plan.html", "<h1>flights: sampling curve</h1>")
     write(reports / "lineage/10/lineage.html", "<h1>Lineage</h1>")
     write(reports / "costs/manual-2026/costs.html", "<h1>Costs</h1>")
     return tmp_path

@@ -1,9 +1,14 @@
 """The links of the operators lead to pages that the plugin really serves, and MLflow's to its server."""
 
+import importlib
+import inspect
+import pkgutil
 from types import SimpleNamespace
 
 import pytest
+from airflow.sdk import BaseOperator
 
+from airflow_provider_sml import operators, sensors
 from airflow_provider_sml.get_provider_info import get_provider_info
 from airflow_provider_sml.links import pages
 from airflow_provider_sml.operators.approval import ApproveModelOperator
@@ -18,7 +23,7 @@ from airflow_provider_sml.operators.monitoring import (
     ScorePartitionsOperator,
 )
 from airflow_provider_sml.operators.performance import PerformanceReportOperator
-from airflow_provider_sml.operators.sampling import SampleOperator
+from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
 from airflow_provider_sml.operators.training import (
     EvaluateModelOperator,
@@ -35,12 +40,14 @@ from airflow_provider_sml.refs import (
     ModelVersionRef,
     PerformanceRef,
     ReportRef,
+    SamplePlanRef,
     SampleRef,
     SearchRef,
     SnapshotRef,
     StagedRef,
     VerdictRef,
 )
+from airflow_provider_sml.sensors.table import PublishedDaysSensor
 from airflow_provider_sml.ui.plugin import PREFIX
 
 STAGED = StagedRef("/lake", "flights", "/lake/x", "2013-04-01", "2013-04-01", 10, 9, 1).to_xcom()
@@ -72,6 +79,16 @@ CASES = {
         {"Model": MODEL_PAGE},
     ),
     "sample": (SampleOperator(task_id="t", table="flights"), SAMPLE, {"Model": MODEL_PAGE}),
+    "plan of a sample": (
+        PlanSampleOperator(task_id="t", table="flights", dataset=FLIGHTS),
+        SamplePlanRef("/r/flights/sample/2013-04-30", 0.25, True, 0.001, 0.0, 0.002).to_xcom(),
+        {"Model": MODEL_PAGE, "Sampling curve": "/sml/models/flights/sample/2013-04-30"},
+    ),
+    "sensor of a table": (
+        PublishedDaysSensor(task_id="t", table="flights"),
+        None,
+        {"Model": MODEL_PAGE},
+    ),
     "train": (TrainXGBoostOperator(task_id="t", sample=SAMPLE, dataset={}), MODEL, {"Model": MODEL_PAGE}),
     "search": (
         SearchHyperparametersOperator(task_id="t", sample=SAMPLE, dataset={}, space={}),
@@ -163,6 +180,25 @@ def test_every_link_of_an_operator_is_registered():
     used = {f"{type(link).__module__}.{type(link).__name__}" for case in CASES.values() for link in links(case)}
     assert used == set(get_provider_info()["extra-links"])
     assert pages.PREFIX == PREFIX
+
+
+def kinds():
+    """Every operator and sensor of this package."""
+    found = {}
+    for package in (operators, sensors):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for name, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+                if issubclass(kind, BaseOperator) and kind.__module__ == module.name and not name.startswith("_"):
+                    found[f"{module.name}.{name}"] = kind
+    return found
+
+
+def test_every_operator_and_sensor_has_a_link_that_is_registered():
+    registered, found = set(get_provider_info()["extra-links"]), kinds()
+    assert len(found) > 35
+    for name, kind in found.items():
+        used = {f"{type(link).__module__}.{type(link).__name__}" for link in kind.operator_extra_links}
+        assert used and used <= registered, name
 
 
 def links(case):

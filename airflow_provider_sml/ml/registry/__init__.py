@@ -198,6 +198,11 @@ class Registry:
         with self._client() as client:
             return promotion.move_to(client, name, version, alias)
 
+    def moves(self, name: str) -> tuple[History, dict[str, str]]:
+        """Every move of the model's aliases, and the version of each alias, both of one moment."""
+        with self._client() as client:
+            return promotion.read(client, name)
+
     def verify(self, name: str, head: str = "") -> list[str]:
         """What is wrong with the history of a model, in words; nothing when all is well.
 

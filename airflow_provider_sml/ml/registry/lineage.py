@@ -74,6 +74,7 @@ TAGS: dict[str, str] = {
     "gate.NAME": "what the gate said of the check NAME",
     "approval": "what became of the approval that the gate asks for",
     "going_live": "endpoint that it goes live on while its alias is to follow; empty again when it has",
+    "endpoint.TARGET.NAME": "its last deployment to an endpoint: address, mode, percent, spot, since, run; JSON",
     "deployed": "when it was deployed last, ISO 8601",
     "withdrawn_by": "the task that took it back",
     "withdrawn_for": "the version that it was taken back for",

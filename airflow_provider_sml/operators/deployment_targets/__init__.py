@@ -111,6 +111,37 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         )
 
 
+def told(name: str, settings: Mapping[str, Any], address: str) -> dict[str, Any]:
+    """What a deployment writes on the version, for those who ask what is live where: plain, short JSON.
+
+    :param name: of the target.
+    :param settings: of that target.
+    :param address: where the endpoint is reached.
+    """
+    mode = str(settings.get("mode", "replace"))
+    share = {"replace": 100.0, "shadow": 0.0}
+    return {
+        "target": name,
+        "address": address,
+        "mode": mode,
+        "percent": share[mode] if mode in share else float(settings.get("percent", 10)),
+        "spot": bool(settings.get("spot")),
+        "machine": _machine(settings),
+    }
+
+
+def _machine(settings: Mapping[str, Any]) -> str:
+    """What an endpoint runs on, in words; empty for this machine."""
+    if settings.get("serverless"):
+        return "serverless"
+    machine = settings.get("instance") or settings.get("machine") or ""
+    kind = machine.get("type", "") if isinstance(machine, Mapping) else str(machine)
+    number = settings.get("count") or settings.get("min_replicas") or 1
+    least = f"{number} x {kind}" if kind and number != 1 else kind
+    floor = settings.get("floor") or {}
+    return f"{least}, {floor.get('percent', 0)} % on demand" if floor else least
+
+
 def _kind(name: str) -> type[Target]:
     if name not in TARGETS:
         raise ConfigurationError(

@@ -46,8 +46,9 @@
     event.preventDefault();
     const twin = airflow.createElement("a");
     twin.href = link.href;
-    if (event.ctrlKey || event.metaKey || event.shiftKey) {
+    if (link.dataset.airflow === "new" || event.ctrlKey || event.metaKey || event.shiftKey) {
       twin.target = "_blank";
+      twin.rel = "noreferrer noopener";
     }
     airflow.body.append(twin);
     twin.click();

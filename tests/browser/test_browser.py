@@ -1,0 +1,242 @@
+"""A model's life as a person steers it in a browser: its form, its approval, its page, its reports, its connections.
+
+One Airflow with all its components serves all of these tests, which follow each other: what one has started the next
+goes on with. With SML_PICTURES=FOLDER they also take the pictures of the documentation, light and dark.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_sml.ml.registry import CHAMPION, Registry
+from tests.browser.conftest import DAYS
+
+PICTURES = os.environ.get("SML_PICTURES")
+TRAIN, DEPLOY = "orders_train", "orders_deploy"
+STATE = {}
+
+
+@pytest.fixture(scope="module")
+def visit(browser, stack):
+    """Airflow as a user who has logged in through its page; one window for each."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=20_000)
+    windows = {}
+
+    def of(user):
+        if user not in windows:
+            context = browser.new_context(viewport={"width": 1440, "height": 1000}, color_scheme="light")
+            context.set_default_timeout(30_000)
+            window = context.new_page()
+            window.goto(stack.url)
+            window.get_by_label("Username").fill(user)
+            window.get_by_label("Password").fill(stack.passwords[user])
+            window.get_by_role("button", name="Sign in").click()
+            window.get_by_text("Welcome").first.wait_for()
+            windows[user] = window
+        return windows[user]
+
+    return of
+
+
+def shoot(window, name):
+    """Take a picture in both themes where pictures are asked for."""
+    if not PICTURES:
+        return
+    folder = Path(PICTURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    for theme in ("dark", "light"):
+        window.evaluate(
+            "theme => { const own = document.documentElement; own.className = theme; own.style.colorScheme = theme; }",
+            theme,
+        )
+        window.wait_for_timeout(600)
+        window.screenshot(path=str(folder / f"{name}-{theme}.png"))
+
+
+def models(window, stack):
+    """The page Models in Airflow's own; gives the frame that holds it."""
+    window.goto(f"{stack.url}/plugin/models")
+    return window.frame_locator("iframe").first
+
+
+def words(frame, selector="body"):
+    return " ".join(frame.locator(selector).inner_text().split())
+
+
+def test_training_is_started_from_its_form_with_a_parameter(visit, stack):
+    window = visit("admin")
+    window.goto(f"{stack.url}/dags/{TRAIN}")
+    window.get_by_role("button", name="Trigger").first.click()
+    form = window.get_by_role("dialog")
+    assert "Share of the shop, all rows of each, to train on; 1 for all." in form.inner_text()
+    rate = form.locator("[name=element_rate], #element_rate").first
+    assert rate.input_value() == "0.8"
+    rate.fill("0.9")
+    rate.press("Tab")
+    form.get_by_role("button", name="Trigger").click()
+
+    def started():
+        return stack.call(f"/api/v2/dags/{TRAIN}/dagRuns")[1]["dag_runs"]
+
+    [run] = stack.until(started, "a run")
+    assert run["conf"]["rate"] == 0.9 and run["triggering_user_name"] == "admin"
+    STATE["run"] = run["dag_run_id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "title", "fields", "said"),
+    [
+        ("sml_lake", "SML lake", {"location": "lake"}, "1 tables"),
+        ("mlflow", "MLflow", {"tracking_uri": "other"}, "0 registered models"),
+    ],
+)
+def test_a_connection_has_a_form_and_a_button_that_tests_it(visit, stack, kind, title, fields, said):
+    window = visit("admin")
+    window.goto(f"{stack.url}/connections")
+    window.get_by_role("button", name="Add Connection").click()
+    form = window.get_by_role("dialog")
+    form.locator("[name=connection_id]").fill(f"my_{kind}")
+    form.get_by_role("combobox").first.fill(title)
+    window.get_by_role("option", name=title, exact=True).click()
+    form.get_by_text("Extra Fields", exact=True).click()
+    for name, place in fields.items():
+        form.locator(f"[name=element_{name}]").fill(str(stack.root / place))
+    shoot(window, f"connection-{kind}")
+    form.get_by_role("button", name="Save").click()
+    row = window.get_by_role("row").filter(has_text=f"my_{kind}")
+    row.get_by_role("button", name="Test Connection").click()
+    window.get_by_text("Test Connection Successful").wait_for()
+    stored = stack.call(f"/api/v2/connections/my_{kind}")[1]
+    assert stored["conn_type"] == kind
+    status, tested = stack.call("/api/v2/connections/test", stored)
+    assert (status, tested["status"]) == (200, True) and said in tested["message"]
+
+
+def test_what_waits_stands_on_the_page_and_who_triggered_it_cannot_approve(visit, stack):
+    run = STATE["run"]
+
+    def asked():
+        tasks = stack.tasks(TRAIN, run)
+        assert "failed" not in tasks.values(), tasks
+        return tasks.get("approve") in ("awaiting_input", "deferred")
+
+    stack.until(asked, "the question", within=180)
+    window = visit("admin")
+    frame = models(window, stack)
+    row = frame.get_by_role("row").filter(has_text="orders")
+    row.get_by_text("1 for approval").wait_for()
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("heading", name="Waits for approval").wait_for()
+    waits = words(frame, "#waits")
+    assert "Deploy orders version 1?" in waits and "ann" in waits and "admin" not in waits.replace("manual", "")
+    address = f"/api/v2/dags/{TRAIN}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+    body = {"chosen_options": ["Approve"], "params_input": {}}
+    assert stack.call(address, body, "PATCH")[0] == 403
+    assert stack.call(address, body, "PATCH", user="vera")[0] == 403
+    assert Registry(str(stack.root / "mlflow")).version("orders", alias=CHAMPION) is None
+
+
+def test_another_person_approves_in_airflows_form_and_the_alias_moves(visit, stack):
+    window = visit("ann")
+    frame = models(window, stack)
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("link", name="answer").click()
+    window.wait_for_url(re.compile("/tasks/approve/required_actions"))
+    window.get_by_text("Deploy orders version 1?").first.wait_for()
+    assert "lower end at least 0.6" in window.locator("body").inner_text()
+    window.get_by_label("Comment").fill("good figures")
+    shoot(window, "approval")
+    window.get_by_role("button", name="Approve").click()
+
+    def ended():
+        state = stack.call(f"/api/v2/dags/{TRAIN}/dagRuns/{STATE['run']}")[1]["state"]
+        assert state != "failed"
+        return state == "success"
+
+    stack.until(ended, "the end of the training")
+    deployed = stack.until(lambda: stack.call(f"/api/v2/dags/{DEPLOY}/dagRuns")[1]["dag_runs"], "the deployment")
+    run = deployed[0]["dag_run_id"]
+    stack.until(lambda: stack.tasks(DEPLOY, run).get("deploy") in ("success", "failed"), "the deployment's end")
+    registry = Registry(str(stack.root / "mlflow"))
+    champion = registry.version("orders", alias=CHAMPION)
+    assert champion is not None and champion.version == "1"
+    tags = registry.tags(champion)
+    told = (tags["approval"], tags["approval_by"], tags["approval_comment"])
+    assert told == ("approved", "ann", "good figures")
+    STATE["auc"], STATE["deployment"] = tags["auc"], run
+
+
+def test_the_page_says_what_is_live_and_why(visit, stack):
+    window = visit("admin")
+    frame = models(window, stack)
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("heading", name="Live").wait_for()
+    live = words(frame, "#live")
+    assert "On this machine serving" in live and "version 1 100 %" in live and "not spot" in live
+    versions = words(frame, "#versions")
+    assert f"{float(STATE['auc']):.3f} [" in versions and "champion" in versions and "approved by ann" in versions
+    assert "Nothing waits for anybody." in words(frame, "#waits")
+    assert "champion none → 1" in words(frame, "#history")
+    assert "of the last 90 nights drifted" in words(frame, "#nights")
+    assert frame.locator("#nights rect.heat").count() > 60 * 5
+    shoot(window, "model")
+    frame.get_by_role("heading", name="Nights").scroll_into_view_if_needed()
+    frame.locator("#nights").evaluate("section => section.scrollIntoView()")
+    shoot(window, "nights")
+    frame.locator("#versions").evaluate("section => section.scrollIntoView()")
+    shoot(window, "versions")
+    run = frame.locator("#versions").get_by_role("link", name=re.compile("UTC")).first
+    assert run.get_attribute("href") == f"/dags/{TRAIN}/runs/{STATE['run']}".replace(":", "%3A").replace("+", "%2B")
+    run.click()
+    window.wait_for_url(re.compile(f"/dags/{TRAIN}/runs/"))
+
+
+def test_a_night_opens_evidentlys_report_in_a_cage(visit, stack):
+    window = visit("admin")
+    frame = models(window, stack)
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.locator(f"#nights a[aria-label='{DAYS[-1]}: drift']").first.click()
+    report = frame.frame_locator("iframe.report")
+    report.get_by_text("rain").first.wait_for()
+    [inner] = [one for one in window.frames if one.url.endswith(f"/nights/{DAYS[-1]}/report.html")]
+    assert inner.evaluate("window.origin") == "null"
+    assert inner.evaluate("(() => { try { return document.cookie } catch (error) { return error.name } })()") == (
+        "SecurityError"
+    )
+    shoot(window, "report")
+
+
+def test_a_dry_run_of_the_deployment_changes_nothing(visit, stack):
+    registry = Registry(str(stack.root / "mlflow"))
+    before = registry.tags(registry.version("orders", alias=CHAMPION))
+    window = visit("admin")
+    window.goto(f"{stack.url}/dags/{DEPLOY}")
+    window.get_by_role("button", name="Trigger").first.click()
+    form = window.get_by_role("dialog")
+    form.get_by_text("Dry run").first.wait_for()
+    form.locator("label[id*=element_dry_run], [name=element_dry_run]").first.click(force=True)
+    shoot(window, "form")
+    form.get_by_role("button", name="Trigger").click()
+
+    def runs():
+        found = stack.call(f"/api/v2/dags/{DEPLOY}/dagRuns?order_by=-run_after")[1]["dag_runs"]
+        return [run for run in found if run["dag_run_id"] != STATE["deployment"]]
+
+    run = stack.until(runs, "the dry run")[0]
+    assert run["conf"] == {"version": None, "target": "local", "dry_run": True}
+    stack.until(lambda: stack.tasks(DEPLOY, run["dag_run_id"]).get("deploy") == "skipped", "the end of the dry run")
+    assert registry.tags(registry.version("orders", alias=CHAMPION)) == before
+
+
+def test_who_may_only_look_sees_the_page_and_starts_nothing(visit, stack):
+    frame = models(visit("vera"), stack)
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("heading", name="Versions").wait_for()
+    assert stack.call(f"/api/v2/dags/{TRAIN}/dagRuns", {"logical_date": None, "conf": {}}, user="vera")[0] == 403
+    anonymous = visit("vera").context.browser.new_context()
+    assert anonymous.request.get(f"{stack.url}/sml/models/orders").status == 401
+    anonymous.close()
