@@ -6,6 +6,9 @@ from typing import Any
 
 _TEXT = {"type": ["string", "null"]}
 _SECRET = {"type": ["string", "null"], "format": "password"}
+#: Airflow 3.3's button Test sends port 0 where there is none, and its server then refuses, for the stored port is
+#: another one: such a connection is tested only when its port is 0. The hooks take 0 for none.
+_PORT = "Port: 0 lets Test work"
 
 
 def _field(label: str, description: str, schema: dict[str, Any] = _TEXT) -> dict[str, Any]:
@@ -44,9 +47,10 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-name": "SML lake",
                 "conn-fields": _LAKE_FIELDS,
                 "ui-field-behaviour": {
-                    "hidden-fields": ["host", "port", "schema", "extra"],
-                    "relabeling": {"login": "Catalog user", "password": "Catalog password or token"},
+                    "hidden-fields": ["host", "schema", "extra"],
+                    "relabeling": {"login": "Catalog user", "password": "Catalog password or token", "port": _PORT},
                     "placeholders": {
+                        "port": "0",
                         "location": "s3://bucket/lake",
                         "catalog_uri": "postgresql://host:5432/database",
                         "region": "eu-central-1",
@@ -71,9 +75,9 @@ def get_provider_info() -> dict[str, Any]:
                     ),
                 },
                 "ui-field-behaviour": {
-                    "hidden-fields": ["host", "port", "schema", "extra"],
-                    "relabeling": {"login": "User", "password": "Password or token"},
-                    "placeholders": {"login": "empty: the password is a token"},
+                    "hidden-fields": ["host", "schema", "extra"],
+                    "relabeling": {"login": "User", "password": "Password or token", "port": _PORT},
+                    "placeholders": {"login": "empty: the password is a token", "port": "0"},
                 },
             },
             {

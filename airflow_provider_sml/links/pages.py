@@ -67,9 +67,9 @@ def facts(operator: BaseOperator, result: Any) -> dict[str, str]:
     if named:
         found.setdefault("name", str(named))
     for field in ("table", "endpoint"):  # those of a model have its name unless somebody gave them another
-        value = getattr(operator, field, None)
-        if isinstance(value, str) and value:
-            found.setdefault("name", value.rpartition(".")[2])
+        own = getattr(operator, field, None)
+        if isinstance(own, str) and own:
+            found.setdefault("name", own.rpartition(".")[2])
     return found
 
 

@@ -77,8 +77,14 @@ class ApproveModelOperator(ApprovalOperator):
     ) -> None:
         if on_no_answer not in NO_ANSWER:
             raise ConfigurationError("on_no_answer", expected=" or ".join(NO_ANSWER), found=on_no_answer)
-        comment = Param("", type=["string", "null"], title="Comment", description="Why; it is kept with the version.")
-        kwargs = {"subject": "Deploy this version?", "params": {_COMMENT: comment}} | kwargs
+        # Airflow shows only the fields that it knows to be the task's own; it marks those that a caller gives.
+        own = {"source": "task"} if "source" in inspect.signature(Param.__init__).parameters else {}
+        comment = Param(
+            "", type=["string", "null"], title="Comment", description="Why; it is kept with the version.", **own
+        )
+        given = kwargs.pop("params", None) or {}  # those of the DAG are among them
+        fields = {key: given.get_param(key) if hasattr(given, "get_param") else given[key] for key in given}
+        kwargs = {"subject": "Deploy this version?", "params": {_COMMENT: comment} | fields} | kwargs
         timeout = dt.timedelta(seconds=within) if isinstance(within, int | float) else within
         super().__init__(defaults=NO_ANSWER[on_no_answer], **{_TIMEOUT: timeout}, **kwargs)
         self.version = version

@@ -187,7 +187,7 @@ def show_list(base: BaseDep, project: ProjectDep, dag_ids: DagIdsDep, user: GetU
     seen = [(model, stages) for model in project.models if (stages := readable(model.name, dag_ids))]
     asked = _questions([(model.name, stages) for model, stages in seen], user)
     with ThreadPoolExecutor(max_workers=8) as pool:  # an endpoint may take two seconds to say nothing
-        rows = list(pool.map(lambda item: _row(*item, len(asked.get(item[0].name, ()))), seen))
+        rows = list(pool.map(lambda item: _row(item[0], item[1], len(asked.get(item[0].name, ()))), seen))
     errors = get_auth_manager().is_authorized_view(access_view=AccessView.IMPORT_ERRORS, user=user)
     return HTMLResponse(pages.model_list(base, rows, project.broken if errors else []))
 

@@ -244,7 +244,7 @@ class Index:
     def _store(self) -> None:
         from airflow_provider_sml.ml import storage
 
-        kept = {
+        kept: dict[str, Any] = {
             kind: {
                 key: _Kept(time=time, size=size, error=found.error)
                 if isinstance(found, Damaged)
@@ -253,7 +253,8 @@ class Index:
             }
             for kind in _NIGHTLY
         }
-        stored = _Stored.model_construct(form=_FORM, **kept, **self._days)
+        kept |= self._days
+        stored = _Stored.model_construct(form=_FORM, **kept)
         text = stored.model_dump_json(exclude_defaults=True)
         try:
             storage.write(self.folder / _STORED, text)

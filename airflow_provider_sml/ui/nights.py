@@ -67,8 +67,8 @@ def nights_section(base: Base, name: str, reports: Reports, asked: int = 1) -> l
 def _heat_legend() -> Content:
     words = ("under a quarter of the limit", "a quarter", "half", "three quarters", "the limit", "twice the limit")
     items = [
-        [tag("svg", tag("rect", width=11, height=11, class_=f"heat h{step}"), width=11, height=11, aria_hidden="true"),
-         f" {word} "]
+        tag("span", tag("svg", tag("rect", width=11, height=11, class_=f"heat h{step}"), width=11, height=11,
+                        aria_hidden="true"), f" {word}")
         for step, word in enumerate(words)
     ]  # fmt: skip
     return tag("p", items, class_="note legend")

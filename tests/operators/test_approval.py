@@ -14,6 +14,7 @@ from airflow_provider_sml.ml.gate import judge
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.operators.approval import ApproveModelOperator
 from airflow_provider_sml.operators.deployment import DeployModelOperator
+from airflow_provider_sml.ui.waiting import questions
 from tests.ml.test_gate import EVALUATION
 from tests.toy import register_versions
 
@@ -22,7 +23,7 @@ from airflow.sdk import DAG, Asset
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow_provider_sml.operators.approval import ApproveModelOperator
 
-with DAG("approvals") as dag:
+with DAG("approvals", params={{"rate": 0.5}}) as dag:
     for name, version, arguments in {tasks!r}:
         approve = ApproveModelOperator(
             task_id=name, version=version, mlflow={mlflow!r}, reports={reports!r},
@@ -103,11 +104,15 @@ def answer_all(answer, found):
                 HITLDetail.ti_id == TaskInstance.id, TaskInstance.dag_id == "approvals",
                 TaskInstance.state == "awaiting_input",
             ).all()  # fmt: skip
-            forms = {instance.task_id: (instance.run_id, detail.subject, detail.body) for instance, detail in asked}
+            forms = {
+                instance.task_id: (instance.run_id, detail.subject, detail.body, detail.params)
+                for instance, detail in asked
+            }
         if len(forms) == len(TASKS):
             break
         time.sleep(0.2)
     found["forms"] = forms
+    found["waiting"] = questions(["approvals", "other"])
     run = forms["agreed"][0]
     found["codes"] = [
         answer(run, "agreed", "dag_test", "Approve"),
@@ -163,8 +168,17 @@ def test_the_run_goes_on_only_where_the_version_was_approved(decided):
     ]
 
 
+def test_the_page_of_the_model_can_show_what_waits(decided):
+    asked = {one.task_id: one for one in decided.waiting}
+    assert set(asked) == set(TASKS) and questions(["approvals"]) == []  # all are answered, or their time is over
+    one = asked["agreed"]
+    assert (one.dag_id, one.run_id, one.map_index) == ("approvals", decided.forms["agreed"][0], -1)
+    assert (one.subject, one.users) == ("Deploy toy version 1?", ["ann"])
+
+
 def test_the_form_shows_the_evidence(decided):
-    _, subject, body = decided.forms["agreed"]
+    _, subject, body, fields = decided.forms["agreed"]
+    assert list(fields) == ["comment"] and fields["comment"]["schema"]["title"] == "Comment"
     assert subject == "Deploy toy version 1?"
     assert "| auc | ✓ | 0.7500 \\[0.7000, 0.8000\\] | lower end at least 0.5 |" in body
     assert body.endswith("/sml/models/toy/gate/1)") and "2 of 2 checks passed" in body

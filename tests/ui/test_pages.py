@@ -25,7 +25,7 @@ def test_the_list_says_what_counts(browse: Browse) -> None:
     answer = browse("/sml/")
     page = text(answer)
     assert answer.text.startswith("<!doctype html><html lang=")
-    assert "flights not deployed drift 2013-04-02 passed version 10 Will this flight arrive" in page
+    assert "flights not deployed drift 2013-04-02 passed version 10 – Will this flight arrive" in page  # noqa: RUF001
 
 
 def test_the_list_names_what_serves(browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
