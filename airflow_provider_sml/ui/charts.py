@@ -74,7 +74,8 @@ def heat_map(nights: Sequence[Night | Damaged], link: Link) -> Markup:
         )
     for place, night in enumerate(shown):
         x, found = _LABELS + place * _CELL, {column.name: column for column in night.columns}
-        cells: list[Content] = []
+        behind = tag("rect", x=x, y=16, width=_CELL, height=len(names) * _CELL, class_="behind")
+        cells: list[Content] = [behind]
         for row, name in enumerate(names):
             if name not in found:
                 continue

@@ -252,8 +252,8 @@ def history_section(base: Base, name: str, registered: Registered, asked: int = 
             [
                 moment(line.at),
                 badge("good" if line.alias == "champion" else "plain", line.alias),
-                [line.before or "none", " → ",
-                 mlflow_link(registered, name, line.after, line.after) if line.after else "none"],
+                tag("span", line.before or "none", " → ",
+                    mlflow_link(registered, name, line.after, line.after) if line.after else "none", class_="nowrap"),
                 run_link(base, line.by, by[0], by[2], by[1]) if by else line.by,
                 tag("details", tag("summary", f"{len(evidence)} facts"), tag("dl", evidence)) if evidence else None,
                 tag("code", line.hash[:12], title=line.hash),
@@ -262,7 +262,7 @@ def history_section(base: Base, name: str, registered: Registered, asked: int = 
     return [
         part.links(path(base.plugin, "models", name), "moves", "history", "moves"),
         table(["When", "Alias", "Version", "By", "Evidence", "Line"], rows),
-        tag("p", "Verified by python -m airflow_provider_sml.ml.registry verify.", class_="note"),
+        tag("p", "Verified by ", tag("code", "python -m airflow_provider_sml.ml.registry verify"), ".", class_="note"),
     ]
 
 
