@@ -85,29 +85,41 @@ def test_training_is_started_from_its_form_with_a_parameter(visit, stack):
     STATE["run"] = run["dag_run_id"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "title", "fields", "said"),
-    [
-        ("sml_lake", "SML lake", {"location": "lake"}, "/lake: 1 tables"),
-        ("mlflow", "MLflow", {"tracking_uri": "other"}, "/other: 0 registered models"),
-    ],
-)
-def test_a_connection_has_a_form_and_a_button_that_tests_it(visit, stack, kind, title, fields, said):
+@pytest.fixture(scope="module")
+def scheduler():
+    """A Dask scheduler without workers; gives its port."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp") as dask:
+        yield dask.scheduler.port
+
+
+def test_connections_have_forms_and_a_button_that_tests_them(visit, stack, scheduler):
     window = visit("admin")
+    # Port 0: without a port Airflow's button refuses; see get_provider_info.
+    lake, other = str(stack.root / "lake"), str(stack.root / "other")
+    add(window, stack, "sml_lake", "SML lake", {"port": "0", "element_location": lake}, "/lake: 1 tables")
+    add(window, stack, "mlflow", "MLflow", {"port": "0", "element_tracking_uri": other}, "/other: 0 registered models")
+    dask = {"host": "127.0.0.1", "port": str(scheduler)}
+    add(window, stack, "dask", "Dask scheduler or gateway", dask, f":{scheduler}: 0 workers")
+
+
+def add(window, stack, kind, title, fields, said):
+    """Add a connection by its form, and test it by its button."""
     window.goto(f"{stack.url}/connections")
     window.get_by_role("button", name="Add Connection").click()
     form = window.get_by_role("dialog")
     form.locator("[name=connection_id]").fill(f"my_{kind}")
     form.get_by_role("combobox").first.fill(title)
     window.get_by_role("option", name=title, exact=True).click()
-    form.locator("[name=port]").fill("0")  # without one Airflow's button refuses; see get_provider_info
-    form.get_by_text("Extra Fields", exact=True).click()
-    for name, place in fields.items():
-        form.locator(f"[name=element_{name}]").fill(str(stack.root / place))
+    for name, value in sorted(fields.items(), key=lambda item: item[0].startswith("element_")):
+        if name.startswith("element_"):
+            form.get_by_text("Extra Fields", exact=True).click()
+        form.locator(f"[name={name}]").fill(value)
     form.get_by_role("button", name="Save").click()
     row = window.get_by_role("row").filter(has_text=f"my_{kind}")
     row.get_by_role("button", name="Test Connection").click()
-    window.get_by_text(said).wait_for(timeout=60_000)  # the message goes by itself after some seconds
+    window.get_by_text(said).wait_for()  # the message goes by itself after some seconds
     assert stack.call(f"/api/v2/connections/my_{kind}")[1]["conn_type"] == kind
 
 
