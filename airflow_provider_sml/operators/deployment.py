@@ -328,7 +328,7 @@ class DeployModelOperator(RemoteJobOperator):
     def _tell(self, context: Context, registry: Registry, version: ModelVersionRef, address: str) -> None:
         """Write on the version where it serves since when, for the page of the model."""
         told = target_told(self.target, {} if self.target == "local" else self._settings(), address)
-        told |= {"since": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "run": "/".join(run_key(context)[:3])}
+        told |= {"since": dt.datetime.now(dt.UTC).isoformat(), "run": "/".join(run_key(context)[:3])}
         registry.set_tags(version, {self._place_tag: json.dumps(told)})
 
     @property

@@ -23,7 +23,7 @@ from tests.ui import big_model
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 DAYS = shops.days(17)
 NIGHTS = 90
-READY_WITHIN = 240
+READY_WITHIN = 400
 SETTINGS = {
     "PYTHONPATH": str(ROOT),
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",

@@ -13,6 +13,9 @@ import pytest
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from tests.browser.conftest import DAYS
 
+#: The start of a whole Airflow is part of the first test, and takes minutes on a machine that is busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 PICTURES = os.environ.get("SML_PICTURES")
 TRAIN, DEPLOY = "orders_train", "orders_deploy"
 STATE = {}

@@ -176,15 +176,25 @@ def test_a_crash_at_a_step_is_mended_by_a_retry(deploy, cloud, registry, operati
     assert len(cloud.bill.running()) == 1
 
 
+def live(registry):
+    """What the page of the model says is live."""
+    from airflow_provider_sml.ui.registered import Registered, Version
+
+    rows = registry.described("name = 'toy'")
+    return Registered(versions=[Version(row["version"], row["created"], row["tags"]) for row in rows]).deployments()
+
+
 def test_an_a_b_test_gives_no_alias_and_is_promoted_then(deploy, cloud, registry):
     deploy("1")
     result = deploy("2", mode="ab", percent=20)
     assert result.state == "success", result.tasks
     assert result.results["deploy"]["parity_rows"] == 30
     assert champion(registry) == "1"
+    assert [(one.version, one.percent) for one in live(registry)] == [("1", 80.0), ("2", 20.0)]
     assert len(cloud.bill.running()) == 2
     assert deploy("2", operator="PromoteModelOperator", mode="ab", percent=20).state == "success"
     assert champion(registry) == "2"
+    assert [(one.version, one.percent, one.machine) for one in live(registry)] == [("2", 100.0, "ml.m5.large")]
     assert len(cloud.bill.running()) == 1
 
 
