@@ -28,6 +28,7 @@ SETTINGS = {
     "PYTHONPATH": str(ROOT),
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "240",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
 }
 SPEC_CHANGES = {
@@ -37,9 +38,10 @@ SPEC_CHANGES = {
     "rounds: 40": "rounds: 15",
 }
 DAG_FILE = """
+from datetime import timedelta
 from airflow_provider_sml.pipelines import build_dags
 
-build_dags("include/pipelines/orders.yaml", into=globals(), default_args={"retries": 0})
+build_dags("include/pipelines/orders.yaml", into=globals(), default_args={"retry_delay": timedelta(seconds=1)})
 """
 
 
@@ -130,7 +132,12 @@ class Stack:
         found = self.call(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances")[1]
         return {task["task_id"]: task["state"] for task in found["task_instances"]}
 
-    def until(self, found, what, within=120):
+    def logs(self, dag):
+        """The end of the logs of a DAG's tasks, for a test that fails."""
+        found = sorted((self.root / ".airflow" / "logs" / f"dag_id={dag}").rglob("*.log"), key=os.path.getmtime)
+        return "\n".join(f"{path.parent.name}: {path.read_text()[-3000:]}" for path in found[-3:])
+
+    def until(self, found, what, within=400):
         """Wait until a question has an answer, and give it."""
         end = time.monotonic() + within
         while not (answer := found()):

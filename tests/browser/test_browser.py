@@ -131,10 +131,10 @@ def test_what_waits_stands_on_the_page_and_who_triggered_it_cannot_approve(visit
 
     def asked():
         tasks = stack.tasks(TRAIN, run)
-        assert "failed" not in tasks.values(), tasks
+        assert "failed" not in tasks.values(), f"{tasks}\n{stack.logs(TRAIN)}"
         return tasks.get("approve") in ("awaiting_input", "deferred")
 
-    stack.until(asked, "the question", within=180)
+    stack.until(asked, "the question")
     window = visit("admin")
     frame = models(window, stack)
     row = frame.get_by_role("row").filter(has_text="orders")
