@@ -1,7 +1,7 @@
 """An index of a model's reports, so that a page opens what is new and nothing else.
 
 A night's JSON is read once, and read again only when its file has another time or size; a gate's, a cost report's or a
-sampling plan's likewise, once a page shows it. What was read of the nights is also kept in ``index.json`` beside the
+sampling plan's likewise, once a page shows it. What was read of the nights is also kept in ``index.cache`` beside the
 reports, so that another process, or one that has just started, opens one file instead of a year of them. The index is
 only a cache: it is made anew when it is missing, damaged or of another form, and where this process may not write there
 it stays in memory.
@@ -41,7 +41,7 @@ LARGEST_INDEX = 64_000_000
 #: Days before the oldest night whose performance is kept.
 _BEFORE = dt.timedelta(days=60)
 _MODELS = 256
-_STORED = "index.json"
+_STORED = "index.cache"
 
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)

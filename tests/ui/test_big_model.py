@@ -84,11 +84,11 @@ def project(big: Path) -> Path:
 def test_a_year_of_nights_is_read_once(browse: Browse, work: Work, big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_sml.ui import index
 
-    stored = big / "include/reports/flights/index.json"
+    stored = big / "include/reports/flights/index.cache"
     stored.unlink(missing_ok=True)
     first = browse(PAGE)
     assert first.status_code == 200
-    jsons = [name for name in work.files if name.endswith(".json") and "index.json" not in name]
+    jsons = [name for name in work.files if name.endswith(".json") and "index.cache" not in name]
     assert len(jsons) == len(set(jsons)) <= 3 * NIGHTS + 20 + 20 + 1  # nights; verdicts, costs and the curve of a page
     assert len(work.requests) == 4  # the model, and 500 versions by 200
     assert not [name for name in work.files if name.endswith(".html")]
@@ -102,12 +102,12 @@ def test_a_year_of_nights_is_read_once(browse: Browse, work: Work, big: Path, mo
     work.reset()
     index._indexes.clear()  # as another process
     assert browse(PAGE).text == first.text
-    assert len(work.files) <= 1 + 20 + 20 + 1 and "flights/index.json" in work.files
+    assert len(work.files) <= 1 + 20 + 20 + 1 and "flights/index.cache" in work.files
 
     [day] = nights(big / "include/reports", 1)  # one night is reported again
     work.reset()
     browse(PAGE)
-    opened = {name for name in work.files if "index.json" not in name}
+    opened = {name for name in work.files if "index.cache" not in name}
     assert opened == {f"flights/{kind}/{day}.json" for kind in ("nights", "performance", "decisions")}
 
 
