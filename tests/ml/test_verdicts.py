@@ -131,4 +131,4 @@ def test_windows():
         with pytest.raises(ConfigurationError, match="no reference of nights"):
             Reference.parse(wrong)
     nights = training_nights({"train": ["2026-01-01", "2026-02-20"], "test": ["2026-02-21", "2026-03-01"]})
-    assert (nights[0], nights[-1], len(nights)) == (dt.date(2026, 1, 5), dt.date(2026, 3, 1), 56)
+    assert (nights[0], nights[-1], len(nights)) == (dt.date(2026, 2, 2), dt.date(2026, 3, 1), 28)

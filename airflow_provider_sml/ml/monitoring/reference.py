@@ -19,7 +19,7 @@ EXPECTED = "training, trailing 28 days (any number of days), or season 15 days (
 PATTERN = r"training|(trailing|season)( +\d+ days?)?"
 _DAYS = {"training": 0, "trailing": 28, "season": 15}
 #: Nights at most whose differences tell how much a night may differ.
-MOST_NIGHTS = 56
+MOST_NIGHTS = 28
 
 
 @dataclass(frozen=True)
