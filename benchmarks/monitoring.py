@@ -11,7 +11,8 @@ most memory is that of a process of its own that makes the profile alone, import
 
 ``SML_BENCH_ROWS`` gives the rows of the scans (1000000), in whole millions or less than one; ``SML_BENCH_STREAM``
 those that are made up and profiled without a file (100000000; empty for none), ``SML_BENCH_REPEATS`` the repeats (3),
-``SML_BENCH_EVIDENTLY`` the rows of Evidently's preset (1000000), ``SML_BENCH_SPARK=no`` leaves Spark out.
+``SML_BENCH_EVIDENTLY`` the rows of Evidently's preset (1000000), ``SML_BENCH_SPARK=no`` leaves Spark out,
+``SML_BENCH_ADD=yes`` keeps what the results have of cases that are not measured now.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks._harness import PROJECT, Row, process, report
+from benchmarks._harness import PROJECT, RESULTS, Row, process, report
 from benchmarks.etl import numbers
 
 NUMBERS = ("hour", "minute", "distance", "air_time", "dep_delay", "arr_delay", "flight", "temp", "dewp", "humid",
@@ -57,7 +58,18 @@ def main() -> None:
         rows.append(Row(f"{count:,} rows streamed", "peak MB", taken.peak, None, "does not grow with the rows"))
         rows.append(Row(f"{count:,} rows streamed, made up and profiled", "CPU seconds", taken.cpu, None))
     rows += year()
-    report("monitoring", rows)
+    report("monitoring", [*kept(rows), *rows] if os.environ.get("SML_BENCH_ADD") == "yes" else rows)
+
+
+def kept(rows: list[Row]) -> list[Row]:
+    """The rows of the results whose case is not among those given."""
+    try:
+        before = json.loads((RESULTS / "monitoring.json").read_text())
+    except FileNotFoundError:
+        return []
+    cases = {row.case for row in rows}
+    fields = ("case", "metric", "ours", "baseline", "goal")
+    return [Row(**{name: one[name] for name in fields}) for one in before if one["case"] not in cases]
 
 
 def told(rows: list[Row]) -> list[Row]:
@@ -117,7 +129,7 @@ def evidently(path: Path, count: int) -> list[Row]:
     """The whole report from profiles against the preset on the rows, whole processes; imports measured apart."""
     idle, ours, stock = (process(command(case, path)) for case in ("report_idle", "report_ours", "report_stock"))
     case = f"evidently, {count:,} x {len(KINDS)}"
-    same = {printed(command(name, path)) for name in ("report_ours", "report_stock")}
+    same = {Path(f"{path}.{side}").read_text() for side in ("ours", "stock")}
     return [
         Row(f"{case}, without the imports", "CPU seconds", ours.cpu - idle.cpu, stock.cpu - idle.cpu, "30 x less"),
         Row(f"{case}, whole process", "CPU seconds", ours.cpu, stock.cpu),
@@ -327,7 +339,8 @@ def report_ours(path: str) -> str:
     old, new = (of_batches(pq.ParquetFile(side).iter_batches(BATCH), KINDS) for side in _sides(path))  # type: ignore[arg-type]
     found = judge(old, new, Rules(false_discovery=None))
     page(found, old, new, 0.3).save_html(f"{path}.html")
-    return ",".join(sorted(found.drifted)) + "\n"
+    Path(f"{path}.ours").write_text(",".join(sorted(found.drifted)))
+    return ""
 
 
 def report_stock(path: str) -> str:
@@ -340,7 +353,10 @@ def report_stock(path: str) -> str:
     frames = [drift._frame(pq.read_table(side), NUMBERS, CATEGORIES, limits.rows) for side in _sides(path)]
     snapshot = drift._run(*frames, list(NUMBERS), list(CATEGORIES), limits)
     snapshot.save_html(f"{path}.html")
-    return ",".join(sorted(c["name"] for c in drift._columns(snapshot.dict()) if c["drifted"])) + "\n"
+    Path(f"{path}.stock").write_text(
+        ",".join(sorted(c["name"] for c in drift._columns(snapshot.dict()) if c["drifted"]))
+    )
+    return ""
 
 
 if __name__ == "__main__":
