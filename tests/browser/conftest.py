@@ -80,13 +80,16 @@ COLUMNS = ("hour", "weight", "rain", "age", "city", "score")
 def storm(folder, tables):
     """The last night again, reported by Evidently: it was a stormy one."""
     from airflow_provider_sml.ml.monitoring import profile, profile_report
+    from airflow_provider_sml.ml.monitoring.night_profiles import Against
+    from airflow_provider_sml.ml.monitoring.reference import Reference
     from airflow_provider_sml.ml.monitoring.verdicts import Rules
     from tests.ml.test_lake_shops import stored_day
 
     kinds = {"hour": "number", "weight": "number", "rain": "number", "age": "number", "city": "category"}
     old = profile.of_batches(list(tables.values()), kinds)
     new = profile.of_batches([stored_day(DAYS[-1], 150, stormy=True)], kinds)
-    profile_report.report("orders", "1", DAYS[-1], old, new, Rules(0.15, 0.5, 0.2), folder)
+    against = Against(Reference.parse("training"), old)
+    profile_report.report("orders", "1", DAYS[-1], against, new, Rules(0.15, 0.5, 0.2), folder)
 
 
 def shops_port():
