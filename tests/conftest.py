@@ -24,6 +24,14 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def roots_of_grpc():
+    """gRPC reads its trusted roots once in a process: those of the fakes, whichever test is the first to use it."""
+    from airflow_provider_sml.testing.google.tls import certificate
+
+    os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = str(certificate().root)
+
+
 @pytest.fixture(scope="session")
 def spark():
     """One Spark session for the whole run, on the loopback interface, set up as the ETL sets up its own."""
