@@ -11,7 +11,7 @@ most memory is that of a process of its own that makes the profile alone, import
 
 ``SML_BENCH_ROWS`` gives the rows of the scans (1000000), in whole millions or less than one; ``SML_BENCH_STREAM``
 those that are made up and profiled without a file (100000000; empty for none), ``SML_BENCH_REPEATS`` the repeats (3),
-``SML_BENCH_EVIDENTLY`` the rows of Evidently's preset (1000000), ``SML_BENCH_SPARK=no`` leaves Spark out,
+``SML_BENCH_EVIDENTLY`` the rows of Evidently's preset (1000000), ``SML_BENCH_ENGINES`` duckdb, arrow and spark or some,
 ``SML_BENCH_ADD=yes`` keeps what the results have of cases that are not measured now.
 """
 
@@ -101,7 +101,7 @@ def command(case: str, *arguments: object) -> list[str]:
 def scans(folder: Path, count: int) -> list[Row]:
     """Profiles against the bare scan, by engine."""
     found = []
-    engines = ["duckdb", "arrow"] + (["spark"] if os.environ.get("SML_BENCH_SPARK") != "no" else [])
+    engines = os.environ.get("SML_BENCH_ENGINES", "duckdb,arrow,spark").split(",")
     repeats = int(os.environ.get("SML_BENCH_REPEATS", "3")) if count <= 10 * MILLION else 1
     for engine in engines:
         told = json.loads(printed(command(engine, folder, repeats)))
