@@ -10,7 +10,6 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from airflow_provider_sml.compat import configuration
 from airflow_provider_sml.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ def is_location(value: str) -> bool:
 
 def home() -> str:
     """The folder of the embedded places: ``[sml] home``, or ``sml`` in Airflow's home."""
+    from airflow_provider_sml.compat import configuration
+
     configured = configuration().get("sml", "home", fallback="")
     return str(configured or os.path.join(os.path.expanduser(os.environ.get("AIRFLOW_HOME", "~/airflow")), "sml"))
 
