@@ -203,23 +203,23 @@ def watch(asset, seconds, meanwhile=()):
 def test_one_move_is_one_event_whoever_sees_it(client, waiting, monkeypatch, tmp_path):
     registry = fill(Registry(str(tmp_path / "mlflow")))
     connect(monkeypatch, str(tmp_path / "mlflow"))
-    watch(waiting, 0.5)  # what is there at first is no move
+    watch(waiting, 1.0)  # what is there at first is no move
     assert events(waiting) == ([], False)
-    watch(waiting, 0.5, [lambda: move(registry, 2)])
+    watch(waiting, 1.0, [lambda: move(registry, 2)])
     assert events(waiting) == (["2"], True)
     assert deliver(client).json() == {"done": "it was told before"}
 
     move(registry, 3)
     assert deliver(client, delivery="once").json() == {"done": "told"}
     assert deliver(client, delivery="once").json() == {"done": "it was told before"}
-    watch(waiting, 0.5)
+    watch(waiting, 1.0)
     move(registry, 4)  # while no triggerer runs
-    watch(waiting, 0.5)
-    watch(waiting, 0.5)
+    watch(waiting, 1.0)
+    watch(waiting, 1.0)
     assert events(waiting) == (["2", "3", "4"], True)
     move(registry, 1)
     assert deliver(client).json() == {"done": "told"}  # the body says 2; the registry is asked
-    watch(waiting, 0.5)
+    watch(waiting, 1.0)
     assert events(waiting)[0] == ["2", "3", "4", "1"]
     moves = [moved_to(event)["move"] for event in found(waiting)]
     lines = [line.move for line in registry.history("flights").lines]
@@ -230,7 +230,7 @@ def test_one_move_is_one_event_whoever_sees_it(client, waiting, monkeypatch, tmp
 def test_a_watcher_and_a_webhook_in_the_same_moment_tell_a_move_once(client, waiting, monkeypatch, tmp_path):
     registry = fill(Registry(str(tmp_path / "mlflow")))
     connect(monkeypatch, str(tmp_path / "mlflow"))
-    watch(waiting, 0.5)
+    watch(waiting, 1.0)
 
     async def at_once(before, version):
         """A watcher that has seen the move, and a webhook that arrives before, or just after, it has claimed it."""
@@ -247,14 +247,14 @@ def test_a_watcher_and_a_webhook_in_the_same_moment_tell_a_move_once(client, wai
     # the watcher dies with its claim; the next one tells
     assert asyncio.run(at_once(False, 3)) == (True, ["the watcher tells it"])
     assert events(waiting)[0] == ["2"]
-    watch(waiting, 0.5)
+    watch(waiting, 1.0)
     assert events(waiting)[0] == ["2", "3"] and deliver(client).json() == {"done": "it was told before"}
     move(registry, 4)
     assert deliver(client).json() == {"done": "told"} and events(waiting)[0] == ["2", "3", "4"]
     # a watcher that ends between the event and its note tells the move again, and one can see that it is the same
     kept = Kept(waiting)
     asyncio.run(kept.aset(TOLD, "3"))
-    watch(waiting, 0.5)
+    watch(waiting, 1.0)
     assert events(waiting)[0] == ["2", "3", "4", "4"]
     assert len({moved_to(event)["move"] for event in found(waiting)}) == 3
 
