@@ -67,7 +67,8 @@ def _bring(location: str, folder: Path) -> None:
         for entry in storage.entries(reached(location))
         if entry.path.startswith(base) and entry.path.endswith(_SUFFIXES)
     }
-    wanted = {name: entry for name, entry in found.items() if ".." not in name.split("/")}
+    # A key of a store may hold anything; one with such a part would lie outside of the folder.
+    wanted = {name: entry for name, entry in found.items() if not {"", ".", ".."} & set(name.split("/"))}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(lambda item: _copy(item[1], folder / item[0]), wanted.items()))
     for path in folder.rglob("*"):

@@ -37,7 +37,7 @@ def write(folder, day, shift):
     return report("orders", "1", day, against, of_batches([rows(2, shift=shift)], KINDS), Rules(), folder / "nights")
 
 
-def test_nights_on_a_store_are_reported_decided_shown_and_removed(place, tmp_path, monkeypatch):
+def test_nights_on_a_store_are_reported_decided_shown_and_removed(place, moto_store, tmp_path, monkeypatch):
     folder = place / "orders"
     for day, shift in zip(NIGHTS, (0, 30, 30), strict=True):
         found = write(folder, day, shift)
@@ -45,11 +45,14 @@ def test_nights_on_a_store_are_reported_decided_shown_and_removed(place, tmp_pat
     made = StoredNights(storage.place(found.uri).parent.parent).settle(NIGHTS[-1], Policy(nights=(2, 3)))
     assert made[-1].action == "retrain" and len(made) == 3
     copies = tmp_path / "copies"
+    bucket, outside = str(folder).removeprefix("s3://").split("/", 1)[0], tmp_path / "outside.json"
+    for key in (f"reports/orders/{outside}", "reports/orders/nights/../../../../outside.json"):
+        moto_store.client().put_object(Bucket=bucket, Key=key, Body=b"{}")
     root = mirror.mirrored(str(place), "orders", copies)
     for day in NIGHTS:
         for name in (f"nights/{day}.html", f"nights/{day}.json", f"decisions/{day}.json"):
             assert (root / "orders" / name).read_bytes() == (folder / name).read_bytes()
-    assert (root / "orders").stat().st_mode & 0o77 == 0
+    assert not outside.exists() and (root / "orders").stat().st_mode & 0o77 == 0
     kept = root / "orders" / "nights" / f"{NIGHTS[-1]}.html"
     before = os.stat(kept)
     assert expire_reports(folder / "nights", NIGHTS[1]) == [f"{NIGHTS[0]}.html", f"{NIGHTS[0]}.json"]
