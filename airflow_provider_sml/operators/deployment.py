@@ -320,7 +320,7 @@ class DeployModelOperator(RemoteJobOperator):
         line = registry.set_alias(version, CHAMPION, mover(context), told)
         deployed = dt.datetime.now(dt.UTC).isoformat(timespec="microseconds")
         registry.set_tags(version, {"deployed": deployed, "withdrawn_by": "", "going_live": ""})
-        if line is not None or self._place_tag not in tags:
+        if line is not None or not tags.get(self._place_tag):
             self._tell(context, registry, version, evidence["endpoint"])
         if line is not None:
             self.log.info("line %s of the history of %s", line.hash, self.name)

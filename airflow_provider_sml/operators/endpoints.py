@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.cloud.remote_job import Adapter
 from airflow_provider_sml.hooks.endpoints import endpoint_place
+from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.operators.remote_job import RemoteJobOperator
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _EndpointOperator(RemoteJobOperator):
-    template_fields: Sequence[str] = ("endpoint", "target", "conn_id", "region", "project")
+    template_fields: Sequence[str] = ("endpoint", "target", "conn_id", "region", "project", "model", "mlflow")
 
     def __init__(
         self,
@@ -24,6 +26,8 @@ class _EndpointOperator(RemoteJobOperator):
         conn_id: str = "",
         region: str = "",
         project: str = "",
+        model: str = "",
+        mlflow: str = MlflowHook.default_conn_name,
         plan: bool = False,
         poll_interval: float = 15.0,
         **kwargs: Any,
@@ -34,6 +38,8 @@ class _EndpointOperator(RemoteJobOperator):
         self.conn_id = conn_id
         self.region = region
         self.project = project
+        self.model = model
+        self.mlflow = mlflow
         self.plan = plan
 
     #: What a plan says of the cost.
@@ -49,6 +55,25 @@ class _EndpointOperator(RemoteJobOperator):
         job: Any = connected(self.job(context))
         return show(self.log, f"endpoint {self.endpoint}", job.plan(), self._cost)
 
+    def finish(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
+        """Tell the page of the model, which asks no cloud, what became of the endpoint; a retry tells it, too."""
+        if self.model:
+            registry, tag = MlflowHook(self.mlflow).get_conn(), f"endpoint.{self.target}.{self.endpoint}"
+            for row in registry.described(f"name = '{self.model}'"):
+                told = row["tags"].get(tag)
+                if told and (version := registry.version(self.model, version=row["version"])):
+                    registry.set_tags(version, {tag: self._told_now(row["version"], told, result)})
+        return result
+
+    def _told_now(self, version: str, told: str, result: dict[str, Any]) -> str:
+        """What a version is to say of the endpoint from now on.
+
+        :param version: number of the version.
+        :param told: what its deployment wrote.
+        :param result: of the change.
+        """
+        raise NotImplementedError
+
     def _place(self) -> dict[str, Any]:
         return endpoint_place(self.target, self.endpoint, self.conn_id, self.region, self.project)
 
@@ -63,6 +88,8 @@ class SetTrafficOperator(_EndpointOperator):
     :param conn_id: connection of the cloud; ``aws_default`` or ``google_cloud_default`` when empty.
     :param region: the region; of SageMaker the connection's when empty.
     :param project: of Vertex AI; the connection's when empty.
+    :param model: registered model that the endpoint serves, whose page is then right at once; empty for none.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
     :param plan: print the exact calls that are left to make, and change nothing.
     """
 
@@ -86,6 +113,15 @@ class SetTrafficOperator(_EndpointOperator):
 
         return SageMakerTraffic(**place, weights=weights)
 
+    def _told_now(self, version: str, told: str, result: dict[str, Any]) -> str:
+        """The share of a version under an A/B test; the champion has what the others leave."""
+        weights, deployment = result["weights"], json.loads(told)
+        name = version if self.target == "vertex" else "challenger"
+        if deployment.get("mode") != "ab" or name not in weights:
+            return told
+        share = 100 * weights[name] / sum(weights.values())
+        return json.dumps(deployment | {"percent": round(share, 2)})
+
 
 class DeleteEndpointOperator(_EndpointOperator):
     """Deletes an endpoint with its scaling, configuration and models; one that is gone already is well.
@@ -98,6 +134,8 @@ class DeleteEndpointOperator(_EndpointOperator):
     :param conn_id: connection of the cloud; ``aws_default`` or ``google_cloud_default`` when empty.
     :param region: the region; of SageMaker the connection's when empty.
     :param project: of Vertex AI; the connection's when empty.
+    :param model: registered model that the endpoint serves, whose page is then right at once; empty for none.
+    :param mlflow: address or folder of MLflow, or the id of its connection.
     :param plan: print the exact calls that are left to make, and change nothing.
     """
 
@@ -118,3 +156,7 @@ class DeleteEndpointOperator(_EndpointOperator):
         from airflow_provider_sml.cloud.sagemaker_changes import SageMakerRemoval
 
         return SageMakerRemoval(**place, models=self.models)
+
+    def _told_now(self, version: str, told: str, result: dict[str, Any]) -> str:
+        """Nothing: it serves there no more."""
+        return ""

@@ -198,6 +198,31 @@ def test_an_a_b_test_gives_no_alias_and_is_promoted_then(deploy, cloud, registry
     assert len(cloud.bill.running()) == 1
 
 
+CHANGE_FILE = """
+from airflow.sdk import DAG
+from airflow_provider_sml.operators.endpoints import DeleteEndpointOperator, SetTrafficOperator
+
+with DAG("toy_change"):
+    {operator}(task_id="change", endpoint="toy", model="toy", mlflow={mlflow!r}, poll_interval=0.01, {more})
+"""
+
+
+def test_changes_of_an_endpoint_stand_on_its_versions(deploy, dag_project, cloud, registry, toy):
+    def change(operator, more="", mlflow=str(toy / "mlflow")):
+        text = CHANGE_FILE.format(operator=operator, more=more, mlflow=mlflow)
+        return dag_project.run(dag_project.write("toy_change.py", text), "toy_change").state
+
+    deploy("1")
+    deploy("2", mode="ab", percent=20)
+    weights = "weights={'champion': 3, 'challenger': 1}"
+    assert change("SetTrafficOperator", weights) == "success"
+    assert [(one.version, one.percent) for one in live(registry)] == [("1", 75.0), ("2", 25.0)]
+    assert change("DeleteEndpointOperator") == "success"
+    assert live(registry) == [] and cloud.bill.running() == []
+    assert deploy("1").state == "success", "its alias stays where it is"
+    assert [(one.version, one.percent) for one in live(registry)] == [("1", 100.0)]
+
+
 def test_a_shadow_is_deployed_without_a_question_to_it(deploy, cloud, registry):
     deploy("1")
     result = deploy("2", mode="shadow")
