@@ -5,10 +5,15 @@ import pytest
 from airflow_provider_sml.cloud.vertex_spec import VertexSpec
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
-from airflow_provider_sml.operators.deployment_targets import check_settings
+from airflow_provider_sml.operators.deployment_targets import Deployment, check_settings
+from airflow_provider_sml.operators.deployment_targets.vertex import deployed_ids
 from airflow_provider_sml.testing.google.vertex_containers import Scoring, scoring_app, scoring_process
 
 PARENT = "projects/fake-project/locations/europe-west1"
+SETTINGS = {
+    "artifacts": "gs://models/toy", "image": "europe-docker.pkg.dev/fake-project/images/serve:1",
+    "region": "europe-west1", "wait": 0,
+}  # fmt: skip
 DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG
@@ -20,10 +25,7 @@ with DAG("toy_deploy", default_args={{"retries": {retries}, "retry_delay": timed
     {operator}(
         task_id="deploy", name="toy", target="vertex", mlflow={root!r} + "/mlflow", poll_interval=0.01,
         endpoints={root!r} + "/endpoints", parity_rows=30,
-        settings={{
-            "artifacts": "gs://models/toy", "image": "europe-docker.pkg.dev/fake-project/images/serve:1",
-            "region": "europe-west1", "wait": 0,
-        }} | {settings},
+        settings={settings},
         **dict({more}),
     )
 """
@@ -49,7 +51,7 @@ def registry(toy):
 def deploy(dag_project, cloud, toy):
     def deploy(version="", operator="DeployModelOperator", retries=0, more="", **settings):
         text = DAG_FILE.format(
-            operator=operator, retries=retries, root=str(toy), settings=settings,
+            operator=operator, retries=retries, root=str(toy), settings=SETTINGS | settings,
             more=f"version={version!r}, {more}" if version else more,
         )  # fmt: skip
         return dag_project.run(dag_project.write("toy_deploy.py", text), "toy_deploy")
@@ -120,6 +122,9 @@ def test_a_version_is_deployed_by_a_canary_checked_and_made_champion(deploy, clo
     assert asked[0] == {"0": 100} and sorted(asked[1].values()) == [10, 90] and asked[1]["0"] == 10
     assert left(cloud) == (["v1", "v2"], 1)
     assert labels(cloud) == {}
+    second = registry.version("toy", version="2")
+    logged = deployed_ids(Deployment("toy", "toy", "2", second.model_id, SETTINGS, {}))
+    assert logged == list(cloud.vertex.endpoints.endpoints[f"{PARENT}/endpoints/toy"].deployed), "for its requests' log"
     model = cloud.vertex.models.models[f"{PARENT}/models/toy"]
     assert model.aliases["champion"] == model.aliases["default"] == 2
 
