@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.cloud.bigquery import BigQueryPublishJob
 from airflow_provider_sml.cloud.clients import open_client
+from airflow_provider_sml.cloud.google import apart
 from airflow_provider_sml.cloud.remote_job import JobState, JobStatus
 from airflow_provider_sml.errors import JobError
 
@@ -138,12 +139,12 @@ def write_rows(client: Any, table: str, batches: Iterable[pa.RecordBatch]) -> Wr
             for count, schema, data in _pieces(batches):
                 connection.append(rows, schema, data)
                 rows, size = rows + count, size + len(data)
-        found = client.finalize_write_stream(name=stream.name).row_count
+        found = apart(lambda: client.finalize_write_stream(name=stream.name).row_count)
         if found != rows:
             raise JobError(f"{table}: the stream holds other rows than were sent", expected=rows, found=found)
         if rows:
             request = types.BatchCommitWriteStreamsRequest(parent=table, write_streams=[stream.name])
-            done = client.batch_commit_write_streams(request)
+            done = apart(client.batch_commit_write_streams, request)
             # The client sends it again when a reply was lost.
             committed = types.StorageError.StorageErrorCode.STREAM_ALREADY_COMMITTED
             errors = [error for error in done.stream_errors if error.code != committed]
@@ -232,7 +233,7 @@ def _patiently(call: Callable[[], Any], between: Callable[[], None] = lambda: No
 
     for number in range(_TRIES):
         try:
-            return call()
+            return apart(call)
         except (ServiceUnavailable, InternalServerError, Aborted, DeadlineExceeded, ResourceExhausted, NotFound):
             between()
             if number == _TRIES - 1:

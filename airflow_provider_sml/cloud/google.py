@@ -12,13 +12,15 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from airflow_provider_sml.cloud.remote_job import Adapter
 from airflow_provider_sml.errors import ConfigurationError, JobError, require
 
+Answer = TypeVar("Answer")
 #: Seconds that one call may take.
 CALL_SECONDS = 60.0
 _VERTEX = "google.cloud.aiplatform_v1"
@@ -164,7 +166,7 @@ class GoogleJob(Adapter):
         for fresh in (False, True):
             try:
                 client = clients.client(service, fresh)
-                return self._patient(question)(client)
+                return self._patient(functools.partial(apart, question))(client)
             except Exception as error:
                 expired = isinstance(error, Unauthenticated | Unauthorized)
                 if expired and not fresh:
@@ -213,6 +215,21 @@ class GoogleJob(Adapter):
         retry = Retry(predicate=_passes, initial=0.5, maximum=8.0, timeout=self.patience)
         patient: Callable[[Any], Any] = retry(question)
         return patient
+
+
+def apart(call: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Make a call in a thread of its own, and wait for it.
+
+    Airflow ends a task whose time is over by an exception out of a signal's handler, which Python runs in the main
+    thread, wherever that is. Inside of gRPC such an exception damages the memory of the process: the next call aborts
+    it, and with it the cancellation of what the task has started. Here it meets a thread that waits, and goes on once
+    the call has ended, so that nothing is asked for behind the back of the cancellation.
+
+    :param call: what to call; it must end by itself in some time.
+    :param arguments: of the call.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="sml-google") as own:
+        return own.submit(call, *arguments).result()
 
 
 def _passes(error: Exception) -> bool:

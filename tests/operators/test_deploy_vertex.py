@@ -1,9 +1,15 @@
 """Deployments to Vertex AI through ``dag.test()``: a real model scores behind the fake endpoint, MLflow is real."""
 
+import contextlib
+import random
+import signal
+
 import pytest
 
+from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
 from airflow_provider_sml.cloud.vertex_spec import VertexSpec
 from airflow_provider_sml.errors import ConfigurationError
+from airflow_provider_sml.hooks.clients import GoogleHookClients
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.operators.deployment_targets import Deployment, check_settings
 from airflow_provider_sml.operators.deployment_targets.vertex import deployed_ids
@@ -357,6 +363,38 @@ def test_a_kill_after_the_alias_has_moved_undoes_nothing(deploy, cloud, registry
     assert (champion(registry), served(cloud)) == ("2", {"v2": 100})
     assert deploy("2").state == "success"
     assert left(cloud) == (["v1", "v2"], 1)
+
+
+def test_a_signal_in_the_middle_of_a_call_does_not_damage_the_process(cloud):
+    """As ``execution_timeout`` does: an exception out of a signal's handler. It once damaged gRPC's memory, and the
+    next call, which was to cancel, aborted the process."""
+
+    class OutOfTime(BaseException):
+        pass
+
+    def handler(*_):
+        raise OutOfTime
+
+    job = VertexRollout(
+        name="toy", model="toy", version="1", spec={"image": "i", "artifact": "gs://models/toy"},
+        project="fake-project", region="europe-west1",
+    ).connect(GoogleHookClients("google_cloud_default", "europe-west1"))  # fmt: skip
+    assert job.endpoint() is None  # and all is imported
+    before, moments, interrupted = signal.signal(signal.SIGALRM, handler), random.Random(7), 0
+    try:
+        while interrupted < 300:
+            with contextlib.suppress(OutOfTime):
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 0.01))
+                try:
+                    for _ in range(5):
+                        assert job.endpoint() is None
+                except OutOfTime:
+                    interrupted += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+        assert job.endpoint() is None
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_killed_task_takes_its_roll_out_back(deploy, cloud, registry):
