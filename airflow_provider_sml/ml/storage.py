@@ -148,9 +148,7 @@ def mount(location: str, store: Store) -> None:
 
 def is_reached(location: str | Path) -> bool:
     """Whether what was mounted in this process says how to reach an address."""
-    uri = address(location)
-    above = [mounted for mounted in _mounts if uri == mounted or uri.startswith(f"{mounted}/")]
-    return bool(above) or len([mounted for mounted in _mounts if mounted.split("://")[0] == uri.split("://")[0]]) == 1
+    return _mounted(address(location)) is not None
 
 
 def place(location: str | Path) -> Path:
@@ -222,12 +220,16 @@ def default_key(location: str) -> str | None:
 
 
 def _store_of(uri: str) -> Store:
+    return _mounted(uri) or Store()
+
+
+def _mounted(uri: str) -> Store | None:
     above = [mounted for mounted in _mounts if uri == mounted or uri.startswith(f"{mounted}/")]
     if above:
         return _mounts[max(above, key=len)]
     # A bucket of its own beside the lake is reached as the lake is.
     beside = [mounted for mounted in _mounts if mounted.split("://")[0] == uri.split("://")[0]]
-    return _mounts[beside[0]] if len(beside) == 1 else Store()
+    return _mounts[beside[0]] if len(beside) == 1 else None
 
 
 def _register(scheme: str) -> None:

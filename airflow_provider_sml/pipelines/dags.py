@@ -47,7 +47,7 @@ from airflow_provider_sml.pipelines.checks import PATH_PLACES
 from airflow_provider_sml.pipelines.forms import deploy_params, ingest_params, monitor_params, train_params
 from airflow_provider_sml.pipelines.interval import MACROS
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
-from airflow_provider_sml.pipelines.pictures import picture
+from airflow_provider_sml.pipelines.pictures import compared_with, picture
 from airflow_provider_sml.pipelines.spec import PipelineSpec
 from airflow_provider_sml.sensors.landing import LandedFilesSensor
 
@@ -367,7 +367,7 @@ class _Builder:
         """Each night."""
         spec = self.spec
         drift = spec.monitor.drift
-        doc = "The day is scored, the predictions are kept, and the day is compared with the rows of training."
+        doc = f"The day is scored, the predictions are kept, and the day is compared with {compared_with(spec)}."
         days: dict[str, Any] = {
             "first": "{{ monitor_day('first', params, triggering_asset_events) }}",
             "last": "{{ monitor_day('last', params, triggering_asset_events) }}",

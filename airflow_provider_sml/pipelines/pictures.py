@@ -109,6 +109,12 @@ def _deploy(spec: PipelineSpec) -> str:
     )
 
 
+def compared_with(spec: PipelineSpec) -> str:
+    """What nights are compared with, in words."""
+    reference = spec.monitor.reference
+    return "the rows of training" if reference == "training" else f"other days ({reference})"
+
+
 def _monitor(spec: PipelineSpec) -> str:
     follows = f"alert, and {spec.name}_train" if spec.monitor.then == "retrain" else "alert"
     return _draw(
@@ -116,7 +122,7 @@ def _monitor(spec: PipelineSpec) -> str:
         "",
         f"lake, table {spec.name}: the day",
         "score with the champion                            --> lake, predictions",
-        "day and score against the rows of training",
+        f"day and score against {compared_with(spec)}",
         f"drift when {100 * spec.monitor.drift.share:g} % of the columns moved",
         "report, as HTML and as JSON",
         f"{nights(spec)} drifted",

@@ -141,7 +141,7 @@ class Index:
         """Days or versions of which there is a report, the newest first; nothing is opened."""
         with self._lock:
             listed = self._read[kind] if kind in _NIGHTLY else self._listed(kind)
-            return sorted(listed, key=_counted, reverse=True)
+            return sorted(listed, key=counted, reverse=True)
 
     def has_page(self, kind: str, key: str) -> bool:
         """Whether a night has an HTML page of a kind."""
@@ -298,7 +298,8 @@ def _load(path: Path, key: str, form: type[BaseModel], size: int = 0) -> BaseMod
         return Damaged(key, ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]])))
 
 
-def _counted(key: str) -> tuple[int, str]:
+def counted(key: str) -> tuple[int, str]:
+    """The order of versions, by number, and of days."""
     return (int(key) if key.isdecimal() else -1, key)
 
 

@@ -54,7 +54,7 @@ def nights_section(base: Base, name: str, reports: Reports, asked: int = 1) -> l
         charts.year(nights, link("nights")),
         part.links(address, "nights", "nights", "nights"),
         tag("h3", "Drift by column"),
-        tag("p", "Each column's distance from the training rows, in parts of its limit. A square opens the night's "
+        tag("p", "Each column's distance from its reference, in parts of its limit. A square opens the night's "
             "Evidently report.", class_="note"),
         charts.heat_map(shown, link("nights")),
         _heat_legend(),

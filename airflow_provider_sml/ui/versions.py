@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from airflow_provider_sml.ui import charts
 from airflow_provider_sml.ui.forms import Damaged, Gate
+from airflow_provider_sml.ui.index import counted
 from airflow_provider_sml.ui.live import Live
 from airflow_provider_sml.ui.markup import Content, path, tag
 from airflow_provider_sml.ui.parts import (
@@ -126,7 +126,7 @@ def versions_section(base: Base, name: str, reports: Reports, registered: Regist
     :param asked: which part of the versions, from 1 on.
     """
     known = {version.number: version for version in registered.versions}
-    numbers = sorted({*known, *reports.judged()}, key=_counted, reverse=True)
+    numbers = sorted({*known, *reports.judged()}, key=counted, reverse=True)
     parts: list[Content] = [tag("p", f"{registered.note}.", class_="note")] if registered.note else []
     if not numbers:
         return [*parts, tag("p", "No version has been judged yet.", class_="note")]
@@ -349,8 +349,3 @@ def mlflow_link(registered: Registered, name: str, version: str, text: str, clas
         return None if class_ else text
     # The frame that holds this page may open no window: the link is followed by Airflow's own page.
     return tag("a", text, href=address, target="_parent", rel="noreferrer", data_airflow="new", class_=class_)
-
-
-def _counted(version: Any) -> tuple[int, str]:
-    text = str(version)
-    return (int(text) if text.isdecimal() else -1, text)

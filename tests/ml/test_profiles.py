@@ -294,13 +294,15 @@ def test_a_month_is_a_merge_of_nights_and_each_is_scanned_once(lake):
     made = []
     store = profile_store.ProfileStore(lake, "orders", {"columns": ["weight", "city"]})
     missing = DAYS[0] - dt.timedelta(days=1)
-    window = store.window([missing, *DAYS[:4]], maker(lake, made))
-    assert made == list(DAYS[:4]) and window.missing == [missing] and window.profile.rows == 240
-    again = store.window(DAYS[:4], maker(lake, made))
+    nights = store.days([missing, *DAYS[:4]], maker(lake, made))
+    month = merge(list(nights.values()))
+    assert made == list(DAYS[:4]) and list(nights) == made and month.rows == 240
+    again = store.days(DAYS[:4], maker(lake, made))
     assert len(made) == 4
-    same(again.profile, window.profile)
-    same(window.profile, maker(lake, made)(DAYS[0]).merge(store.window(DAYS[1:4], maker(lake, [])).profile))
-    assert store.window([missing], maker(lake, made)).profile is None
+    same(merge(list(again.values())), month)
+    rest = merge(list(store.days(DAYS[1:4], maker(lake, [])).values()))
+    same(month, maker(lake, made)(DAYS[0]).merge(rest))
+    assert store.days([missing], maker(lake, made)) == {}
 
 
 def test_a_day_that_is_published_again_is_profiled_again_and_other_definitions_are_kept_apart(lake):

@@ -31,6 +31,7 @@ from airflow_provider_sml.ml.training.cluster import addresses, cluster
 from airflow_provider_sml.ml.training.trainer import Training, train
 from tests import shops
 from tests.ml.test_lake_shops import DATASET
+from tests.processes import start
 from tests.trained import PARAMS, make_sample, rows_of
 
 FEATURES = DATASET.feature_list
@@ -73,16 +74,24 @@ def test_one_worker_gives_the_same_bytes_twice(local, shop_sample, tmp_path):
     assert 1 < one.rounds < PARAMS["rounds"]
 
 
-def test_a_training_leaves_no_team_of_threads_behind(local, shop_sample, tmp_path):
-    """With the members of two teams, libgomp would let all of them sleep at every barrier."""
+def count_teams(sample, models):
+    """In a process in which nothing has trained yet: threads that are not Python's, before a training and after it."""
 
-    def threads():
-        return set(os.listdir("/proc/self/task"))
+    def unknown():
+        return set(os.listdir("/proc/self/task")) - {str(thread.native_id) for thread in threading.enumerate()}
 
-    fit(local, shop_sample, tmp_path / "first")  # starts the threads that Dask and Arrow keep
-    before = threads()
-    fit(local, shop_sample, tmp_path / "second", nthread=2)
-    assert threads() - before == set()
+    with cluster("local") as client:
+        client.submit(lambda: data.label_counts(split_files(sample, "train"))).result()  # starts Arrow's threads
+        before = unknown()
+        fit(client, sample, Path(models))
+        assert unknown() <= before
+
+
+def test_a_training_leaves_no_team_of_threads_behind(shop_sample, tmp_path):
+    """With the members of two teams, libgomp would let all of them sleep at every barrier of the next training."""
+    child = start(count_teams, shop_sample, str(tmp_path))
+    child.join(120)
+    assert child.exitcode == 0
 
 
 def test_two_worker_processes_give_the_same_bytes_twice(processes, shop_sample, tmp_path):

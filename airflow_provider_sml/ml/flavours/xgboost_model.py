@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,6 @@ def adopt(content: bytes, trusted: Sequence[str] = ()) -> bytes:
     :raises ConfigurationError: when it is no booster of a binary label.
     """
     booster = _read(content)
-    import json
-
     objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
     if objective != "binary:logistic":
         raise ConfigurationError(

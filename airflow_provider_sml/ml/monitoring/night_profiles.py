@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -250,14 +250,11 @@ def _tables(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     import pyarrow.parquet as pq
 
     for path in files:
-        handle: Any = storage.file_system(path).open(path, "rb") if storage.is_remote(path) else path
-        with pq.ParquetFile(handle) as file:
+        with storage.place(path).open("rb") as handle, pq.ParquetFile(handle) as file:
             known = [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(BATCH, columns=known):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
-        if storage.is_remote(path):
-            handle.close()
 
 
 def schema_findings(lake: Lake, table: str, dataset: Dataset) -> list[Finding]:

@@ -14,14 +14,13 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from airflow_provider_sml.errors import IntegrityError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.lake import Lake
-from airflow_provider_sml.ml.monitoring.profile import Profile, merge
+from airflow_provider_sml.ml.monitoring.profile import Profile
 
 FOLDER = "profiles"
 #: Of what is written; another one is made again.
@@ -30,20 +29,6 @@ FORMAT = 1
 _AT_ONCE = 16
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Window:
-    """Some days together.
-
-    :param profile: of those that are there; None without any.
-    :param days: the days that are in it.
-    :param missing: the days that were wanted and have no profile.
-    """
-
-    profile: Profile | None
-    days: Sequence[dt.date]
-    missing: Sequence[dt.date]
 
 
 class ProfileStore:
@@ -75,12 +60,6 @@ class ProfileStore:
             if found[day] is None:
                 found[day] = self.put(day, content, make(day))
         return {day: profile for day, profile in found.items() if profile is not None}
-
-    def window(self, days: Sequence[dt.date], make: Callable[[dt.date], Profile]) -> Window:
-        """Some days merged; see ``days``."""
-        found = self.days(days, make)
-        missing = [day for day in days if day not in found]
-        return Window(merge(list(found.values())) if found else None, sorted(found), missing)
 
     def named(self, content: str, make: Callable[[], Profile]) -> Profile:
         """The profile of rows that belong to no day, such as a sample's, read or made.

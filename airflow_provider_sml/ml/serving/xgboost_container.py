@@ -20,7 +20,7 @@ import numpy as np
 
 from airflow_provider_sml.errors import ConfigurationError, DeploymentError
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
-from airflow_provider_sml.ml.flavours import XGBOOST
+from airflow_provider_sml.ml.flavours import XGBOOST, xgboost_model
 from airflow_provider_sml.ml.serving.requests import RequestChecker
 
 #: The file of the archive that holds the booster, and the content type of questions and answers.
@@ -51,10 +51,8 @@ def nameless_booster_of(bundle: Bundle) -> bytes:
 
     :raises ConfigurationError: when the booster's own scores are not the model's.
     """
-    import xgboost
-
-    booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray(booster_of(bundle, "Google's XGBoost image")))
+    content = booster_of(bundle, "Google's XGBoost image")
+    booster = xgboost_model.load(content, bundle.dataset.feature_list, 1).booster
     booster.feature_names = booster.feature_types = None
     return bytes(booster.save_raw("ubj"))
 

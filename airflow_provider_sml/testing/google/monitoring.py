@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from google.cloud import monitoring_v3
 
 from airflow_provider_sml.testing.core import Behaviour
-from airflow_provider_sml.testing.core.behaviour import ASSUMED, DOCUMENTED, REPORTED
+from airflow_provider_sml.testing.core.behaviour import ASSUMED, DOCUMENTED
 from airflow_provider_sml.testing.core.clock import moment
 from airflow_provider_sml.testing.google.errors import GoogleError, invalid
 
@@ -70,7 +70,7 @@ class Monitoring:
         Behaviour("monitoring", "Alignment periods are counted back from the end of the interval.", ASSUMED,
                   "the reference says that a point ends with its period, and not where the periods begin"),
         Behaviour("monitoring", "A metric type that nobody knows is NOT_FOUND: Cannot find metric(s) that match type.",
-                  REPORTED, "https://github.com/googleapis/google-cloud-python/issues: Cannot find metric(s)"),
+                  ASSUMED, "the reference does not say it"),
         Behaviour("monitoring", "Points of online predictions are to be seen 360 s later (of the virtual clock).",
                   DOCUMENTED, _METRICS),
         Behaviour("monitoring", "Points are those of the requests themselves, not sampled every 60 s; their latency is "
@@ -96,7 +96,8 @@ class Monitoring:
             raise invalid("Field filter must specify a single metric type")
         if not metric.startswith(_BASE):
             raise GoogleError("NOT_FOUND", f'Cannot find metric(s) that match type = "{metric}".')
-        name, how = metric.removeprefix(_BASE), _aggregation(request)
+        name = metric.removeprefix(_BASE)
+        how: Any = request.aggregation  # its periods are of the type that proto-plus makes of them
         _check(request, name)
         series = self._raw(name, clauses, start, end)
         if how.per_series_aligner.name != "ALIGN_NONE":
@@ -141,11 +142,6 @@ def _clauses(text: str) -> dict[str, list[str]]:
             raise invalid(f"Field filter had an invalid value of {text!r}: could not parse {part!r}")
         found[clause[1].replace(".label.", ".labels.")] = re.findall(r'"([^"]*)"', clause[2])
     return found
-
-
-def _aggregation(request: Any) -> Any:
-    """Of a request; its periods are of the type that proto-plus makes of them."""
-    return request.aggregation
 
 
 def _interval(request: Any) -> tuple[float, float]:
