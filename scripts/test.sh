@@ -4,8 +4,8 @@
 # share a process never changes. The output of the first two comes when all have ended.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-engine=(tests/ml tests/etl tests/docs)
-airflow=(tests/hooks tests/notifications tests/operators tests/packaging tests/sensors tests/triggers)
+engine=(tests/ml tests/etl tests/docs tests/hooks)
+airflow=(tests/notifications tests/operators tests/packaging tests/sensors tests/triggers)
 others=()
 for folder in tests/*/; do
   case " ${engine[*]} ${airflow[*]} " in *" ${folder%/} "*) continue ;; esac
