@@ -8,11 +8,12 @@ becomes an error of ours.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import re
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -222,14 +223,38 @@ def apart(call: Callable[..., Answer], *arguments: Any) -> Answer:
 
     Airflow ends a task whose time is over by an exception out of a signal's handler, which Python runs in the main
     thread, wherever that is. Inside of gRPC such an exception damages the memory of the process: the next call aborts
-    it, and with it the cancellation of what the task has started. Here it meets a thread that waits, and goes on once
-    the call has ended, so that nothing is asked for behind the back of the cancellation.
+    it, and with it the cancellation of what the task has started. Inside of ``threading.Condition``, by which futures
+    and ``Thread.start`` wait, it becomes another one ("release unlocked lock"). Here it meets the wait for a plain
+    lock, which it may leave at any time, and goes on once the call has ended, so that nothing is asked for behind the
+    back of the cancellation.
 
     :param call: what to call; it must end by itself in some time.
     :param arguments: of the call.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="sml-google") as own:
-        return own.submit(call, *arguments).result()
+    answers: list[Answer] = []
+    errors: list[BaseException] = []
+    ended = _thread.allocate_lock()
+
+    def run() -> None:
+        try:
+            answers.append(call(*arguments))
+        except BaseException as error:  # it is the caller's, whatever it is
+            errors.append(error)
+        finally:
+            ended.release()
+
+    ended.acquire()
+    try:
+        _thread.start_new_thread(run, ())
+        ended.acquire()
+    except RuntimeError as error:  # there is no room for a thread
+        errors.append(error)
+    finally:
+        while not (answers or errors):
+            time.sleep(0.01)
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
 def _passes(error: Exception) -> bool:
