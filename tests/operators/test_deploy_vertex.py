@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from airflow_provider_sml.cloud.google import apart
 from airflow_provider_sml.cloud.vertex_endpoint import VertexRollout
 from airflow_provider_sml.cloud.vertex_spec import VertexSpec
 from airflow_provider_sml.errors import ConfigurationError
@@ -395,6 +396,31 @@ def test_a_signal_in_the_middle_of_a_call_does_not_damage_the_process(cloud):
         assert job.endpoint() is None
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_an_exception_out_of_a_signals_handler_stays_what_it_is():
+    """While a call is waited for. By a future's wait it became "release unlocked lock", or the process stood still."""
+
+    class OutOfTime(BaseException):
+        pass
+
+    def handler(*_):
+        raise OutOfTime
+
+    before, moments, interrupted = signal.signal(signal.SIGALRM, handler), random.Random(7), 0
+    try:
+        while interrupted < 500:
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 1e-3))
+            try:
+                for _ in range(1000):
+                    assert apart(int, "1") == 1
+            except OutOfTime:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ValueError, match="no number"):
+        apart(int, "no number")
 
 
 def test_a_killed_task_takes_its_roll_out_back(deploy, cloud, registry):
