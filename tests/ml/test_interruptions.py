@@ -512,7 +512,7 @@ def test_the_limit_of_the_control_group_is_found(tmp_path):
 def test_external_memory_gives_the_same_model(shop_sample, tmp_path, monkeypatch):
     inside = boost(work(shop_sample, tmp_path, PLAIN))
     todo = work(shop_sample, tmp_path / "disk", PLAIN, rows=[10**7])
-    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda: 900 * 10**6)
+    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda sharing: 900 * 10**6)
     outside = boost(todo)
     assert (inside.memory.mode, outside.memory.mode) == ("memory", "external")
     assert outside.model == inside.model

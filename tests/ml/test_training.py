@@ -102,6 +102,14 @@ def test_two_worker_processes_give_the_same_bytes_twice(processes, shop_sample, 
     assert left == {address: {} for address in addresses(processes)}
 
 
+def test_workers_of_a_machine_share_its_memory(processes, shop_sample, tmp_path):
+    """Those that take part, and those that do not now: another training may be theirs."""
+    for workers in (1, 2):
+        model = fit(processes, shop_sample, tmp_path / str(workers), workers=workers)
+        [limit] = re.findall(r"of ([\d.]+) GB", Bundle.read(Path(model.uri)).lineage["memory"])
+        assert 0 < float(limit) <= psutil.virtual_memory().total / 2e9 + 0.05
+
+
 def test_two_workers_learn_what_one_learns(local, processes, shop_sample, tmp_path):
     table = pa.concat_tables([pq.read_table(path) for path in split_files(shop_sample, "test")])
     found = []

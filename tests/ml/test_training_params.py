@@ -168,7 +168,7 @@ def test_external_memory_and_a_file_without_rows_change_no_byte(rare_sample, mon
 
     inside = boost(2000, class_weights="balanced")
     plain = boost(2000)
-    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda: 900 * 10**6)
+    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda sharing: 900 * 10**6)
     outside = boost(10**7, class_weights="balanced")
     assert (inside.memory.mode, outside.memory.mode) == ("memory", "external")
     assert inside.model == outside.model != plain.model

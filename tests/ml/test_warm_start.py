@@ -119,7 +119,7 @@ def test_a_driver_that_is_killed_changes_no_byte(shop_sample, tmp_path, version)
 def test_external_memory_changes_no_byte(shop_sample, tmp_path, monkeypatch, version):
     inside = boost(work(shop_sample, tmp_path, PLAIN, base=version.bundle.model))
     todo = work(shop_sample, tmp_path / "disk", PLAIN, rows=[10**7], base=version.bundle.model)
-    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda: 900 * 10**6)
+    monkeypatch.setattr("airflow_provider_sml.ml.training.runner.memory_limit", lambda sharing: 900 * 10**6)
     outside = boost(todo)
     assert (inside.memory.mode, outside.memory.mode) == ("memory", "external")
     assert outside.model == inside.model

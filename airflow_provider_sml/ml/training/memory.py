@@ -126,20 +126,40 @@ def plan_gpu_memory(
     )
 
 
-def memory_limit() -> int:
-    """Bytes of memory that this process may use: what is available, or the limit of its control group or of the process
-    (``ulimit -d``, ``ulimit -v``) when that is less."""
+@dataclass(frozen=True)
+class Sharing:
+    """Who uses a machine beside a rank.
+
+    :param here: ranks of the training in this process, it among them.
+    :param together: ranks of the training on this machine, which ask for memory at the same time.
+    :param most: ranks that all workers of the cluster on this machine may run: other trainings, such as the trials of
+        a search, come and go beside this one.
+    """
+
+    here: int = 1
+    together: int = 1
+    most: int = 1
+
+
+def memory_limit(sharing: Sharing) -> int:
+    """Bytes of memory that a rank may use: its part of what is available, of the machine or its control group, and of
+    what this process may have (``ulimit -d``, ``ulimit -v``), whichever is least.
+
+    :param sharing: who else is there.
+    """
     import resource
 
     import psutil
 
-    limit = int(psutil.virtual_memory().available)
+    memory = psutil.virtual_memory()
+    most = max(sharing.most, sharing.together)
+    limit = min(memory.available // sharing.together, memory.total // most)
     for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
         if (allowed := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY:
-            limit = min(limit, allowed)
+            limit = min(limit, allowed // sharing.here)
     for path in _group_limits():
         try:
-            limit = min(limit, int(path.read_text()))
+            limit = min(limit, int(path.read_text()) // most)
         except (OSError, ValueError):  # no limit reads as "max"
             continue
     return limit

@@ -11,13 +11,16 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 from airflow_provider_sml.errors import JobError, SmlError
 from airflow_provider_sml.ml.training.cluster import addresses
+from airflow_provider_sml.ml.training.memory import Sharing
 from airflow_provider_sml.ml.training.runner import ELSEWHERE, InterruptedTraining, Outcome, Watch, Work, run_rank
 
 if TYPE_CHECKING:
@@ -76,10 +79,20 @@ def attempt(
     futures: list[Any] = []
     try:
         tracker = _on(client, up[0], _start_tracker, key, ranks).result() if ranks > 1 else None
-        shares = [range(number, ranks, len(up)) for number in range(len(up))]
+        shares = {address: range(number, ranks, len(up)) for number, address in enumerate(up)}
+        sharing = _sharing(shares, addresses(client))
         futures = [
-            _on(client, address, _ranks, share, work, tracker, key, watcher is not None)
-            for address, share in zip(up, shares, strict=True)
+            _on(
+                client,
+                address,
+                _ranks,
+                share,
+                replace(work, sharing=sharing[address]),
+                tracker,
+                key,
+                watcher is not None,
+            )
+            for address, share in shares.items()
         ]
         return _wait(client, futures, up, told, _Stopper(client, up, key, watcher) if watcher else None)
     finally:
@@ -90,6 +103,26 @@ def attempt(
                 _on(client, up[0], _stop_tracker, key).result(timeout=_PULSE)
         with contextlib.suppress(Exception):
             client.cancel(futures, force=True)
+
+
+def _sharing(shares: Mapping[str, Sequence[int]], workers: Sequence[str]) -> dict[str, Sharing]:
+    """Who shares a machine with each worker's ranks.
+
+    :param shares: the ranks of each worker that takes part.
+    :param workers: addresses of all workers of the cluster.
+    """
+    together: Counter[str | None] = Counter()
+    for address, share in shares.items():
+        together[_host(address)] += len(share)
+    there = Counter(_host(address) for address in workers)
+    return {
+        address: Sharing(len(share), together[_host(address)], len(share) * there[_host(address)])
+        for address, share in shares.items()
+    }
+
+
+def _host(address: str) -> str | None:
+    return urlsplit(address).hostname
 
 
 def _on(client: Client, address: str, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -275,12 +308,11 @@ def _ranks(ranks: Sequence[int], work: Work, tracker: dict[str, Any] | None, top
 
     worker = get_worker()
     threads = max(1, worker.state.nthreads // len(ranks))
-    share = replace(work, sharing=len(ranks))
     watching = _watch(worker, topic) if watched else contextlib.nullcontext()
 
     def one(rank: int) -> Outcome:
         try:
-            return run_rank(rank, share, tracker, threads, lambda line: worker.log_event(topic, line), watch)
+            return run_rank(rank, work, tracker, threads, lambda line: worker.log_event(topic, line), watch)
         except InterruptedTraining as error:
             if _told_to_go(error):  # no further attempt shall count on this machine
                 worker.loop.add_callback(_leave, worker)

@@ -30,7 +30,7 @@ from airflow_provider_sml.ml.training.checkpoint import Checkpoint, State
 from airflow_provider_sml.ml.training.custom import Metric, custom_metrics, measured_together
 from airflow_provider_sml.ml.training.devices import agreed_device, gpu_memory, to_device
 from airflow_provider_sml.ml.training.interruption import Interruption, watching
-from airflow_provider_sml.ml.training.memory import MemoryPlan, memory_limit, plan_gpu_memory, plan_memory
+from airflow_provider_sml.ml.training.memory import MemoryPlan, Sharing, memory_limit, plan_gpu_memory, plan_memory
 from airflow_provider_sml.ml.training.params import booster_params, label_weights
 from airflow_provider_sml.ml.training.warm_start import joined, margins
 
@@ -81,7 +81,7 @@ class Work:
     :param machine: where the workers run, for notices: ``ec2``, ``gce`` or empty.
     :param start: the checkpoint to go on from.
     :param base: model of the version that the rounds come on top of, as UBJSON.
-    :param sharing: ranks that share this machine and its memory.
+    :param sharing: who shares the machine and its memory.
     """
 
     training: str
@@ -96,7 +96,7 @@ class Work:
     machine: str = ""
     start: tuple[bytes, State] | None = None
     base: bytes | None = None
-    sharing: int = 1
+    sharing: Sharing = field(default_factory=Sharing)
 
     @property
     def random(self) -> bool:
@@ -199,12 +199,12 @@ def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome
 
 
 def _plan(rank: int, work: Work, cache: Path, device: str) -> MemoryPlan:
-    rows, features, limit = work.rows[rank], len(work.features), memory_limit() // work.sharing
+    rows, features, limit = work.rows[rank], len(work.features), memory_limit(work.sharing)
     if device != "cuda":
-        return plan_memory(rows, features, limit, shutil.disk_usage(cache).free // work.sharing)
+        return plan_memory(rows, features, limit, shutil.disk_usage(cache).free // work.sharing.together)
     files = len(work.train_files[rank]) + len(work.validate_files[rank])
     return plan_gpu_memory(
-        rows, features, limit, gpu_memory() // work.sharing, batch=-(-rows // max(1, files)),
+        rows, features, limit, gpu_memory() // work.sharing.here, batch=-(-rows // max(1, files)),
         direct=to_device(device) is not None,
     )  # fmt: skip
 
