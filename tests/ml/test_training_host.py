@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +21,7 @@ from airflow_provider_sml.cloud.vertex_training import VertexTrainingJob
 from airflow_provider_sml.ml.bundle import MODEL_FILE, Bundle
 from airflow_provider_sml.ml.training.__main__ import main
 from airflow_provider_sml.ml.training.cluster import cluster
-from airflow_provider_sml.ml.training.host import PORT_VARIABLE, sagemaker_host, vertex_host
+from airflow_provider_sml.ml.training.host import PORT_VARIABLE, _tracker, sagemaker_host, vertex_host
 from airflow_provider_sml.ml.training.request import REQUEST_FILE, read_request, write_request
 from airflow_provider_sml.ml.training.runner import run_rank
 from airflow_provider_sml.ml.training.trainer import Training, fit, work_of
@@ -69,26 +72,49 @@ def test_a_container_of_sagemaker_trains_the_bytes_of_a_local_training(shop_samp
     assert "is there" in capfd.readouterr().out
 
 
-def test_two_machines_train_the_bytes_of_two_workers(shop_sample, opt_ml):
-    port = str(free_port())
-    training, hosts = of(shop_sample, workers=2, rounds=6), ("127.0.0.1", "127.0.0.2")
+def test_two_machines_that_were_taken_away_train_the_bytes_of_two_workers(shop_sample, opt_ml):
+    """Each keeps checkpoints on a disk of its own, as on SageMaker, and only the first one has any; the notice comes to
+    the other one."""
+    training, hosts = of(shop_sample, workers=2, rounds=200, early_stopping=200), ("127.0.0.1", "127.0.0.2")
     bases = [opt_ml(training, rank, hosts) for rank in (0, 1)]
-    machines = [
-        subprocess.Popen(
-            [sys.executable, "-m", "airflow_provider_sml.ml.training", "train"], stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-            env=os.environ | {"SAGEMAKER_BASE_DIR": str(base), PORT_VARIABLE: port},
-        )
-        for base in bases
-    ]  # fmt: skip
-    try:
-        said = [machine.communicate(timeout=120)[0] for machine in machines]
-    finally:
-        for machine in machines:
-            machine.kill()
-    assert [machine.returncode for machine in machines] == [0, 0], said
+
+    def run(port, disturb):
+        machines = [
+            subprocess.Popen(
+                [sys.executable, "-m", "airflow_provider_sml.ml.training", "train"], stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+                env=os.environ | {"SAGEMAKER_BASE_DIR": str(base), PORT_VARIABLE: str(port)},
+            )
+            for base in bases
+        ]  # fmt: skip
+        try:
+            disturb(machines)
+            said = [machine.communicate(timeout=120)[0] for machine in machines]
+        finally:
+            for machine in machines:
+                machine.kill()
+        return [machine.returncode for machine in machines], said
+
+    def take_away(machines):
+        while not list((bases[0] / "checkpoints").glob("*.ubj")) and machines[1].poll() is None:
+            time.sleep(0.005)
+        machines[1].send_signal(signal.SIGTERM)
+
+    ends, said = run(free_port(), take_away)
+    assert 0 not in ends and "interrupted in round" in said[1], said
+    assert list((bases[1] / "checkpoints").iterdir()) == []
+    ends, said = run(free_port(), lambda machines: None)
+    assert ends == [0, 0] and "going on from the checkpoint of round" in said[0], said
     assert Bundle.read(bases[0] / "model").model == expected_of(training)
     assert list((bases[1] / "model").iterdir()) == [], "the first machine alone writes the model"
+
+
+def test_the_port_of_an_attempt_before_is_waited_for():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        threading.Timer(0.3, taken.close).start()
+        _tracker(1, "127.0.0.1", port).free()
 
 
 def test_two_machines_of_a_job_of_vertex_ai_train_the_bytes_of_two_workers(

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_sml.errors import ConfigurationError, JobError, SmlError
 from airflow_provider_sml.ml import storage
@@ -28,10 +28,15 @@ from airflow_provider_sml.ml.training.runner import InterruptedTraining, Outcome
 from airflow_provider_sml.ml.training.toll import Ledger
 from airflow_provider_sml.ml.training.trainer import Training, bundle_of, check_settings, work_of
 
+if TYPE_CHECKING:
+    from xgboost.tracker import RabitTracker
+
 #: Where the ranks meet on the first machine; the variable names another port.
 PORT, PORT_VARIABLE = 9099, "SML_TRAINING_PORT"
 #: Seconds until all machines must have come.
 _MEETING_SECONDS = 900
+#: Seconds until a port that an attempt before this one had must be free.
+_PORT_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -208,8 +213,6 @@ def _met(host: Host, port: int) -> Iterator[dict[str, Any] | None]:
     if len(host.hosts) == 1:
         yield None
         return
-    from xgboost.tracker import RabitTracker
-
     address = _resolved(host.hosts[0])
     # A connection that nobody takes yet is tried again after 2, 4, 6, ... seconds: 30 tries last a quarter of an hour.
     meet: dict[str, Any] = {"dmlc_tracker_uri": address, "dmlc_tracker_port": port, "dmlc_retry": 30,
@@ -217,13 +220,29 @@ def _met(host: Host, port: int) -> Iterator[dict[str, Any] | None]:
     if host.rank:
         yield meet
         return
-    tracker = RabitTracker(len(host.hosts), address, port, sortby="task", timeout=_MEETING_SECONDS)
+    tracker = _tracker(len(host.hosts), address, port)
     tracker.start()
     try:
         yield meet
         tracker.wait_for(60)  # until the others have left, too
     finally:
         tracker.free()
+
+
+def _tracker(ranks: int, address: str, port: int) -> RabitTracker:
+    """XGBoost's tracker. Where an attempt before this one ran in the same place, its port is free only after a minute,
+    because XGBoost does not ask for it by SO_REUSEADDR."""
+    from xgboost.core import XGBoostError
+    from xgboost.tracker import RabitTracker
+
+    end = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            return RabitTracker(ranks, address, port, sortby="task", timeout=_MEETING_SECONDS)
+        except XGBoostError as error:
+            if "Address already in use" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(1)
 
 
 def _resolved(name: str) -> str:

@@ -187,6 +187,8 @@ class _Surroundings:
 
 def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome:
     """The matrices are gone when this returns, and with them their hold on the cache."""
+    if around.distributed:
+        work = _of_one_start(work)
     device = agreed_device(str(work.settings.get("device", "auto")))
     plan = _plan(rank, work, cache, device)
     if rank == 0 and (plan.mode == "external" or device != "cpu"):
@@ -196,6 +198,20 @@ def _boost(rank: int, work: Work, cache: Path, around: _Surroundings) -> Outcome
     matrices = _matrices(rank, work, plan, cache, weights, around.margins)
     loop = _Loop(work, rank, *matrices, zeros + ones, around, device)
     return Outcome(loop.run(), loop.state, plan, weights, device)
+
+
+def _of_one_start(work: Work) -> Work:
+    """The work from the checkpoint of rank 0, which wrote it: a machine that keeps checkpoints on a disk of its own, as
+    those of SageMaker do, may have an older one, or none."""
+    import numpy as np
+    import xgboost
+
+    rounds = work.start[1].rounds if work.start else -1
+    most, least = xgboost.collective.allreduce(np.array([rounds, -rounds]), xgboost.collective.Op.MAX)
+    if most == -least:
+        return work
+    [start] = xgboost.collective.broadcast([work.start], 0)  # None alone is refused
+    return replace(work, start=start)
 
 
 def _plan(rank: int, work: Work, cache: Path, device: str) -> MemoryPlan:
