@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -105,15 +105,17 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-@pytest.fixture(scope="session")
-def mlflow_door(tmp_path_factory, tables_of_mlflow):
-    """The server with its door; ended with its children by their process group."""
-    folder = Path(tmp_path_factory.mktemp("mlflow-server"))
-    shutil.copyfile(tables_of_mlflow(), folder / "mlflow.db")
+@contextlib.contextmanager
+def served(folder: Path, store: str) -> Iterator[Door]:
+    """A server with its door; ended with its children by their process group.
+
+    :param folder: for its artefacts and its log.
+    :param store: address of its back end: SQLAlchemy's, of SQLite or PostgreSQL.
+    """
     port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+        "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts"),
         "--gunicorn-opts", "--timeout 120 --log-level warning",  # its plain server starts in a third of the time
     ]  # fmt: skip
     environment = os.environ | {
@@ -137,8 +139,35 @@ def mlflow_door(tmp_path_factory, tables_of_mlflow):
         if front is not None:
             front.shutdown()
             front.server_close()
-        os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(tmp_path_factory, postgres_dsn):
+    """A server whose back end is a database of PostgreSQL, which it makes its tables in; one for the whole run."""
+    import psycopg2
+
+    with contextlib.closing(psycopg2.connect(postgres_dsn)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CREATE DATABASE mlflow")
+    at = dict(field.split("=") for field in postgres_dsn.split())
+    store = f"postgresql+psycopg2://{at['user']}@{at['host']}:{at['port']}/mlflow"
+    with served(Path(tmp_path_factory.mktemp("mlflow-postgres")), store) as door:
+        yield door
+
+
+@pytest.fixture(scope="session")
+def mlflow_door(tmp_path_factory, tables_of_mlflow, request):
+    """The server that all tests share, on SQLite; SML_MLFLOW_STORE=postgres puts it on PostgreSQL."""
+    if os.environ.get("SML_MLFLOW_STORE") == "postgres":
+        yield request.getfixturevalue("mlflow_on_postgres")
+        return
+    folder = Path(tmp_path_factory.mktemp("mlflow-server"))
+    shutil.copyfile(tables_of_mlflow(), folder / "mlflow.db")
+    with served(folder, f"sqlite:///{folder}/mlflow.db") as door:
+        yield door
 
 
 def _wait(server: subprocess.Popen, port: int, log: Path, patience: float = 240) -> None:

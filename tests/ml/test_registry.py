@@ -159,6 +159,23 @@ def test_aliases_and_tags_move(registry, name, shop_model, example):
     assert registry.tags(version)["gate"] == "passed"
 
 
+@pytest.mark.parametrize("store", ["mlflow_server", "mlflow_on_postgres"])
+def test_a_server_keeps_versions_aliases_and_history_in_sqlite_and_in_postgresql(
+    store, name, shop_model, example, tmp_path, request
+):
+    registry = Registry(request.getfixturevalue(store).uri, LOGIN)
+    first = registry.register(name, shop_model, example, lineage={"dag_id": "train"})
+    second = registry.register(name, other(shop_model, tmp_path), example)
+    registry.set_alias(first, CHAMPION, "anna", {"gate": "passed"})
+    registry.set_alias(second, CHAMPION, "otto")
+    assert registry.aliases(name) == {CHALLENGER: "2", CHAMPION: "2"}
+    moves = [(line.before, line.after, line.by) for line in registry.history(name).lines if line.alias == CHAMPION]
+    assert moves == [("", "1", "anna"), ("1", "2", "otto")] and registry.verify(name) == []
+    assert registry.newest(name) == second and registry.tags(first)["dag_id"] == "train"
+    assert [one["version"] for one in registry.described(f"name = '{name}'")] == ["1", "2"]
+    assert registry.bundle(first) == Bundle.read(Path(shop_model.uri))
+
+
 def test_what_is_not_there(registry, name):
     assert registry.version("nobody", alias=CHAMPION) is None
     assert registry.version("nobody", "1") is None
