@@ -44,7 +44,13 @@ from airflow_provider_sml.operators.training_services import SERVICES, job_argum
 from airflow_provider_sml.operators.vertex import VertexTrainOperator
 from airflow_provider_sml.operators.warehouse import PublishWarehouseOperator
 from airflow_provider_sml.pipelines.checks import PATH_PLACES
-from airflow_provider_sml.pipelines.forms import deploy_params, ingest_params, monitor_params, train_params
+from airflow_provider_sml.pipelines.forms import (
+    deploy_params,
+    ingest_params,
+    monitor_params,
+    train_params,
+    training_clusters,
+)
 from airflow_provider_sml.pipelines.interval import MACROS
 from airflow_provider_sml.pipelines.loader import PipelineSpecError, load_spec
 from airflow_provider_sml.pipelines.pictures import compared_with, picture
@@ -283,7 +289,7 @@ class _Builder:
         if train.cluster not in SERVICES:
             return TrainXGBoostOperator(
                 task_id="train", sample=sample.output, dataset=spec.dataset, hyperparameters=self.searched(sample),
-                cluster=train.place, workers=train.workers, name=spec.name, mlflow=self.mlflow,
+                cluster=self.cluster(), workers=train.workers, name=spec.name, mlflow=self.mlflow,
                 warm_start=str(train.warm_start or ""), min_workers=train.min_workers or 0, **self.capacity(),
             )  # fmt: skip
         spot, kinds = train.spot, {"sagemaker": SageMakerTrainOperator, "vertex": VertexTrainOperator}
@@ -302,6 +308,10 @@ class _Builder:
             ),
         )  # fmt: skip
 
+    def cluster(self) -> str | dict[str, Any]:
+        """Where the workers of training and search run: as the form says, where it asks."""
+        return "{{ params.cluster }}" if training_clusters(self.spec.train) else self.spec.train.place
+
     def costs(self) -> Any:
         """The report of what the run cost; it also comes after a task that failed, and the run still counts as such."""
         report = CostReportOperator(task_id="costs", name=self.spec.name, reports=self.reports)
@@ -315,7 +325,7 @@ class _Builder:
         capacity = self.capacity()
         return SearchHyperparametersOperator(
             task_id="search", sample=sample.output, dataset=spec.dataset, hyperparameters=train.hyperparameters,
-            **train.search.model_dump(mode="json"), cluster=train.place, workers=train.workers,
+            **train.search.model_dump(mode="json"), cluster=self.cluster(), workers=train.workers,
             usd_per_hour=capacity["usd_per_hour"], spot=capacity.get("spot", False), reports=self.reports,
         ).output  # fmt: skip
 

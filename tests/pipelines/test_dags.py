@@ -128,6 +128,7 @@ def test_every_field_of_the_forms_has_a_title_a_help_text_and_a_valid_default(fl
         ("ingest", "last_day", ["2026-01-31", None], ["tomorrow"]),
         ("train", "as_of", ["2026-01-31", None], [""]),
         ("train", "rate", [0.01, 1], [0, 1.01, "half", None]),
+        ("train", "cluster", ["local", "processes"], ["vertex", "", None]),
         ("deploy", "version", ["12", None], ["v12", 12, ""]),
         ("deploy", "target", ["local"], ["vertex", None]),
         ("deploy", "dry_run", [True, False], ["yes", None]),
@@ -149,7 +150,25 @@ def test_the_form_refuses_what_a_run_could_not_use(flights, stage, name, good, b
 def test_the_rate_is_asked_for_only_where_rows_are_drawn(build):
     assert "of the tailnum" in build()["train"].params.get_param("rate").description
     dags = build(("sample: {method: hash, by: [tailnum], rate: 0.5}", "sample: {method: all}"))
-    assert list(dags["train"].params) == ["as_of"]
+    assert list(dags["train"].params) == ["as_of", "cluster"]
+
+
+@pytest.mark.parametrize(
+    ("said", "choice"),
+    [
+        ("cluster: processes\n  workers: 2", None),  # local has one worker
+        ("cluster: my_dask\n  workers: 2", ["my_dask", "processes"]),
+        ("cluster: cuda", ["cuda", "local", "processes"]),
+        ("cluster: gateway", None),
+        ("cluster: kubernetes\n  cluster_settings: {image: i}", None),
+    ],
+)
+def test_a_training_may_run_where_the_spec_says_or_on_the_machine_of_its_task(build, said, choice):
+    dag = build(("  cluster: local", f"  {said}"))["train"]
+    asked = dag.params.get_param("cluster").schema["enum"] if "cluster" in dag.params else None
+    assert asked == choice
+    where = dag.task_dict["train"].cluster
+    assert where == "{{ params.cluster }}" if choice else "{{" not in str(where)
 
 
 def test_a_deployment_may_go_to_the_place_of_the_spec_or_to_this_machine(build):
@@ -326,8 +345,8 @@ def test_retries_and_the_owner_come_from_the_spec_and_the_caller(build):
 def test_the_profile_of_the_environment_is_taken(build, spoilt, monkeypatch):
     spoilt().with_name("flights.production.yaml").write_text("train: {cluster: dask_prod, workers: 4}\n")
     monkeypatch.setenv("SML_PROFILE", "production")
-    assert build()["train"].task_dict["train"].cluster == "dask_prod"
-    assert build(profile="")["train"].task_dict["train"].cluster == "local"
+    assert build()["train"].params["cluster"] == "dask_prod"
+    assert build(profile="")["train"].params["cluster"] == "local"
 
 
 def test_a_cluster_on_kubernetes_is_given_with_its_settings(build):
