@@ -87,6 +87,9 @@ class ApproveModelOperator(ApprovalOperator):
         kwargs = {"subject": "Deploy this version?", "params": {_COMMENT: comment} | fields} | kwargs
         timeout = dt.timedelta(seconds=within) if isinstance(within, int | float) else within
         super().__init__(defaults=NO_ANSWER[on_no_answer], **{_TIMEOUT: timeout}, **kwargs)
+        if not own and self.has_dag():  # an Airflow that would ask for the DAG's parameters as well
+            asked: Any = vars(self)["params"]
+            self.params = type(asked)({key: asked.get_param(key) for key in asked if key not in self.dag.params})
         self.version = version
         self.by = by
         self.within = within

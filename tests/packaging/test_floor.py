@@ -68,7 +68,7 @@ def test_the_floor_is_the_one_that_is_declared():
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_dags_of_a_model_run_at_the_floor(tmp_path):
-    """In an environment of its own, with that Airflow's own providers: the tests of the four DAGs."""
+    """In an environment of its own, with that Airflow's own providers: the tests of the four DAGs, and approval."""
     if not os.environ.get("SML_FLOOR"):
         pytest.skip(f"it installs Airflow {FLOOR} and the libraries, 1.6 GB: SML_FLOOR=1 asks for it")
     uv = shutil.which("uv") or shutil.which(ROOT / ".tools" / "bin" / "uv")
@@ -92,10 +92,14 @@ def test_the_dags_of_a_model_run_at_the_floor(tmp_path):
          f"apache-airflow=={FLOOR}", "structlog<25.5", "setuptools<81", "pytest", "pytest-timeout"], env,
     )  # fmt: skip
     env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    command = [python, "-m", "pytest", "tests/dags/test_pipeline.py", "-q", "-p", "no:cacheprovider"]
-    command += ["-k", "not sagemaker"]  # its client is not among the extras above
-    told = run(command, env | {"PYTHONPATH": str(ROOT)})
-    assert re.search(r"\d+ passed", told) or "[100%]" in told
+    for tests in (
+        # SageMaker's client is not among the extras above
+        ["tests/dags/test_pipeline.py", "-k", "not sagemaker"],
+        ["tests/packaging/at_the_floor.py"],
+    ):
+        command = [python, "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider"]
+        told = run(command, env | {"PYTHONPATH": str(ROOT)})
+        assert re.search(r"\d+ passed", told) or "[100%]" in told
 
 
 def run(command, env):
