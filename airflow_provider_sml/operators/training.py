@@ -175,7 +175,8 @@ class TrainXGBoostOperator(SmlOperator):
         if not self.usd_per_hour or "usd" not in result.toll:
             return []
         kind = "spare capacity first" if self.spot else "on demand"
-        return [Cost(what=f"training on {self.workers} workers, {kind}", usd=result.toll["usd"])]
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return [Cost(what=f"training on {workers}, {kind}", usd=result.toll["usd"])]
 
     def datasets(self, result: ModelRef) -> tuple[list[Data], list[Data]]:
         """The sample's rows for training and early stopping, and the model."""

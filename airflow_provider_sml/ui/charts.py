@@ -196,10 +196,10 @@ class Frame:
     def drawn(self, label: str, ticks: Sequence[tuple[float, str]]) -> list[Content]:
         """The axes."""
         low, high = self.ys
-        steps = sorted({round(low + (high - low) * part / 3, 3) for part in range(4)})
+        digits, steps = _round_steps(low, high)
         rows = [
             [tag("line", x1=48, x2=self.width - 20, y1=self.y(step), y2=self.y(step), class_="grid"),
-             tag("text", f"{step:.3f}", x=42, y=float(self.y(step)) + 4, text_anchor="end", class_="tick")]
+             tag("text", f"{step:.{digits}f}", x=42, y=float(self.y(step)) + 4, text_anchor="end", class_="tick")]
             for step in steps
         ]  # fmt: skip
         below = [
@@ -211,6 +211,16 @@ class Frame:
     @staticmethod
     def _part(value: float, low: float, high: float) -> float:
         return (value - low) / (high - low) if high > low else 0.5
+
+
+def _round_steps(low: float, high: float) -> tuple[int, list[float]]:
+    """Round values from one to another, and the digits that they need."""
+    rough = max((high - low) / 5, 1e-4)
+    power = math.floor(math.log10(rough))
+    step = next(factor * 10**power for factor in (1, 2, 5, 10) if factor * 10**power >= rough)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return digits, [number * step for number in range(first, last + 1)]
 
 
 def legend(*kinds: tuple[str, str]) -> list[Content]:

@@ -183,6 +183,12 @@ def usd(value: float | None) -> str:
     return f"{value:,.2f} USD" if value >= 1 or not value else f"{value:.4f} USD"
 
 
+def stamp(value: str | None) -> Content:
+    """An ISO time for a column without much room: a line breaks between day and time alone."""
+    day, _, time = (moment(value) or "").partition(" ")
+    return [tag("span", day, class_="nowrap"), " ", tag("span", time, class_="nowrap")] if time else moment(value)
+
+
 def moment(value: str | None) -> str | None:
     """An ISO time as people write it, to the second; what is none stays as it is."""
     if not value:

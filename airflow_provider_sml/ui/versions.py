@@ -25,6 +25,7 @@ from airflow_provider_sml.ui.parts import (
     report_link,
     run_link,
     small,
+    stamp,
     table,
     text_of,
     usd,
@@ -105,7 +106,7 @@ def _deployed(base: Base, name: str, registered: Registered, one: Deployment) ->
             else None,
         ],
         "a copy" if shadow else f"{one.percent:g} %",
-        moment(one.since),
+        stamp(one.since),
         [f"{one.machine} " if one.machine else None, _spot(one)],
         tag("code", one.address) if one.address else None,
         run_link(base, by[1], by[0], by[2], by[1]) if by else None,
@@ -166,7 +167,7 @@ def _version(
     if shown is None and tags.get("gate"):
         shown = badge("good" if tags["gate"] == "passed" else "bad", tags["gate"])
     auc = interval(told("auc"), told("auc_low"), told("auc_high"))
-    registered_at = moment(version.created)
+    registered_at = stamp(version.created)
     dag, run = tags.get("dag_id"), tags.get("run_id")
     rate = told("sample_rate")
     return [
@@ -179,11 +180,13 @@ def _version(
         percent(rate),
         f"{told('seconds'):,.0f}" if told("seconds") is not None else None,
         _cost(tags, told("cost_usd")),
-        [
+        tag(
+            "div",
             mlflow_link(registered, name, one, "MLflow", "chip"),
             report_link(base, name, reports, "lineage", one, "lineage"),
             report_link(base, name, reports, "evaluation", model_id, "evaluation"),
-        ],
+            class_="chips",
+        ),
     ]
 
 
@@ -318,7 +321,8 @@ def costs_section(base: Base, name: str, reports: Reports, registered: Registere
     runs = reports.costs(RUNS)
     known = [version.number_of("cost_usd") for version in registered.versions]
     total = sum(cost for cost in known if cost is not None)
-    said = f"The training of {len(registered.versions)} versions cost {usd(total)}, as far as prices are known."
+    versions = "1 version" if len(registered.versions) == 1 else f"{len(registered.versions)} versions"
+    said = f"The training of {versions} cost {usd(total)}, as far as prices are known."
     parts: list[Content] = [tag("p", said, class_="note")] if registered.versions else []
     if not runs:
         return [*parts, tag("p", "No run has told of its costs.", class_="note")]

@@ -23,6 +23,8 @@ from tests.ui import big_model
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 DAYS = shops.days(17)
 NIGHTS = 90
+#: The last of them, which Airflow itself looks at.
+WATCHED = 4
 READY_WITHIN = 400
 SETTINGS = {
     "PYTHONPATH": str(ROOT),
@@ -35,18 +37,27 @@ SPEC_CHANGES = {
     "  slices: {by: [city], min_rows: 20, min_auc: 0.5, not_worse_than: champion, margin: 0.1}\n": "",
     "  parity: {rows: 50}\n": "",
     "  latency: {p99: 5s, requests: 100}\n": "  approval: {by: [admin, ann], within: 1h, exclude_trigger: true}\n",
-    "rounds: 40": "rounds: 15",
+    "rounds: 40, early_stopping: 10}": "rounds: 15, early_stopping: 10}\n  usd_per_hour: 360",
+    "then: retrain": "then: alert",
 }
 DAG_FILE = """
 from datetime import timedelta
+
+from airflow.sdk import DAG, Asset
+from airflow_provider_sml.operators.lineage import LineageReportOperator
 from airflow_provider_sml.pipelines import build_dags
 
-build_dags("include/pipelines/orders.yaml", into=globals(), default_args={"retry_delay": timedelta(seconds=1)})
+build_dags("include/pipelines/orders.yaml", into=globals(), default_args={{"retry_delay": timedelta(seconds=1)}})
+
+with DAG("orders_lineage", schedule=[Asset("x-sml://orders/deployed")]):
+    LineageReportOperator(
+        task_id="lineage", name="orders", lake="{root}/lake", mlflow="{root}/mlflow", reports="{root}/reports"
+    )
 """
 
 
 def make_project(root):
-    """A project with a lake of the shops, and ninety nights of reports, the last one a real one."""
+    """A project with a lake of the shops, whose last day is a stormy one, and months of nights before the last days."""
     from airflow_provider_sml.ml.lake import Lake
     from tests.ml.test_lake_shops import publish, stored_day
 
@@ -56,13 +67,10 @@ def make_project(root):
         text = text.replace(old, new)
     text += "schedule: {ingest: null, train: null, monitor: null}\n"
     big_model.write(root / "include/pipelines/orders.yaml", text)
-    big_model.write(root / "dags/orders.py", DAG_FILE)
+    big_model.write(root / "dags/orders.py", DAG_FILE.format(root=root))
     (root / "plugins").mkdir()
-    lake = Lake(str(root / "lake"))
-    tables = {day: stored_day(day, 150) for day in DAYS}
-    publish(lake, tables)
-    big_model.nights(root / "reports", NIGHTS, "orders", DAYS[-1] - dt.timedelta(days=NIGHTS - 1), COLUMNS)
-    storm(root / "reports" / "orders" / "nights", tables)
+    publish(Lake(str(root / "lake")), {day: stored_day(day, 150, stormy=day == DAYS[-1]) for day in DAYS})
+    big_model.nights(root / "reports", NIGHTS - WATCHED, "orders", DAYS[-1] - dt.timedelta(days=NIGHTS - 1), COLUMNS)
     passwords = {user: secrets.token_urlsafe(9) for user in USERS}
     big_model.write(root / ".airflow/passwords.json", passwords)
     return SimpleNamespace(root=root, passwords=passwords)
@@ -75,21 +83,6 @@ def project(tmp_path_factory):
 
 
 COLUMNS = ("hour", "weight", "rain", "age", "city", "score")
-
-
-def storm(folder, tables):
-    """The last night again, reported by Evidently: it was a stormy one."""
-    from airflow_provider_sml.ml.monitoring import profile, profile_report
-    from airflow_provider_sml.ml.monitoring.night_profiles import Against
-    from airflow_provider_sml.ml.monitoring.reference import Reference
-    from airflow_provider_sml.ml.monitoring.verdicts import Rules
-    from tests.ml.test_lake_shops import stored_day
-
-    kinds = {"hour": "number", "weight": "number", "rain": "number", "age": "number", "city": "category"}
-    old = profile.of_batches(list(tables.values()), kinds)
-    new = profile.of_batches([stored_day(DAYS[-1], 150, stormy=True)], kinds)
-    against = Against(Reference.parse("training"), old)
-    profile_report.report("orders", "1", DAYS[-1], against, new, Rules(0.15, 0.5, 0.2), folder)
 
 
 def shops_port():

@@ -4,6 +4,7 @@ One Airflow with all its components serves all of these tests, which follow each
 goes on with. With SML_PICTURES=FOLDER they also take the pictures of the documentation, light and dark.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -11,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
-from tests.browser.conftest import DAYS
+from tests.browser.conftest import DAYS, WATCHED
 
 #: The start of a whole Airflow is part of the first test, and takes minutes on a machine that is busy.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PICTURES = os.environ.get("SML_PICTURES")
-TRAIN, DEPLOY = "orders_train", "orders_deploy"
+TRAIN, DEPLOY, MONITOR, LINEAGE = (f"orders_{stage}" for stage in ("train", "deploy", "monitor", "lineage"))
 STATE = {}
 
 
@@ -78,13 +79,15 @@ def test_training_is_started_from_its_form_with_a_parameter(visit, stack):
     assert rate.input_value() == "0.8"
     rate.fill("0.9")
     rate.press("Tab")
+    form.get_by_text("Where the workers run (local: in the task's own process; ").wait_for()
+    shoot(window, "train")
     form.get_by_role("button", name="Trigger").click()
 
     def started():
         return stack.call(f"/api/v2/dags/{TRAIN}/dagRuns")[1]["dag_runs"]
 
     [run] = stack.until(started, "a run")
-    assert run["conf"]["rate"] == 0.9 and run["triggering_user_name"] == "admin"
+    assert run["conf"] == {"as_of": None, "rate": 0.9, "cluster": "local"} and run["triggering_user_name"] == "admin"
     STATE["run"] = run["dag_run_id"]
 
 
@@ -180,7 +183,56 @@ def test_another_person_approves_in_airflows_form_and_the_alias_moves(visit, sta
     STATE["auc"], STATE["deployment"] = tags["auc"], run
 
 
+def test_nights_are_looked_at_by_the_days_of_the_form(visit, stack):
+    window = visit("admin")
+    window.goto(f"{stack.url}/dags/{MONITOR}")
+    window.get_by_role("button", name="Trigger").first.click()
+    form = window.get_by_role("dialog")
+    for name, day in (("day", DAYS[-WATCHED]), ("last_day", DAYS[-1])):
+        form.locator(f"[name=element_{name}]").fill(str(day))
+    form.get_by_text("as decided").wait_for()
+    form.get_by_role("button", name="Trigger").click()
+    [run] = stack.until(lambda: stack.call(f"/api/v2/dags/{MONITOR}/dagRuns")[1]["dag_runs"], "the monitor's run")
+    assert run["conf"] == {"day": str(DAYS[-WATCHED]), "last_day": str(DAYS[-1]), "retraining": None}
+    STATE["monitor"] = run["dag_run_id"]
+
+
+def test_a_dry_run_of_the_deployment_changes_nothing(visit, stack):
+    registry = Registry(str(stack.root / "mlflow"))
+    before = registry.tags(registry.version("orders", alias=CHAMPION))
+    window = visit("admin")
+    window.goto(f"{stack.url}/dags/{DEPLOY}")
+    window.get_by_role("button", name="Trigger").first.click()
+    form = window.get_by_role("dialog")
+    form.get_by_text("Dry run").first.wait_for()
+    form.locator("label[id='switch:element_dry_run']").click()
+    shoot(window, "form")
+    version = form.locator("[name=element_version]")
+    version.fill("v1")
+    version.press("Tab")
+    form.get_by_role("button", name="Trigger").click()
+    form.get_by_text("Invalid input for param version: 'v1' does not match").wait_for()
+    version.fill("")
+    version.press("Tab")
+    form.get_by_role("button", name="Trigger").press("Enter")  # what says why lies over the button for some seconds
+
+    def runs():
+        found = stack.call(f"/api/v2/dags/{DEPLOY}/dagRuns?order_by=-run_after")[1]["dag_runs"]
+        return [run for run in found if run["dag_run_id"] != STATE["deployment"]]
+
+    run = stack.until(runs, "the dry run")[0]
+    assert run["conf"] == {"version": None, "target": "local", "dry_run": True}
+    stack.until(lambda: stack.tasks(DEPLOY, run["dag_run_id"]).get("deploy") == "skipped", "the end of the dry run")
+    assert registry.tags(registry.version("orders", alias=CHAMPION)) == before
+
+
 def test_the_page_says_what_is_live_and_why(visit, stack):
+    def ended():
+        tasks = stack.tasks(MONITOR, STATE["monitor"])
+        assert "failed" not in tasks.values(), f"{tasks}\n{stack.logs(MONITOR)}"
+        return set(tasks.values()) == {"success"}
+
+    stack.until(ended, "the nights")
     window = visit("admin")
     frame = models(window, stack)
     frame.get_by_role("link", name="orders", exact=True).click()
@@ -199,6 +251,8 @@ def test_the_page_says_what_is_live_and_why(visit, stack):
     shoot(window, "nights")
     frame.locator("#versions").evaluate("section => section.scrollIntoView()")
     shoot(window, "versions")
+    frame.locator("#costs").evaluate("section => section.scrollIntoView()")
+    shoot(window, "costs")
     run = frame.locator("#versions").get_by_role("link", name=re.compile("UTC")).first
     assert run.get_attribute("href") == f"/dags/{TRAIN}/runs/{STATE['run']}".replace(":", "%3A").replace("+", "%2B")
     run.click()
@@ -212,7 +266,7 @@ def test_a_night_opens_evidentlys_report_in_a_cage(visit, stack):
     frame.locator(f"#nights a[aria-label='{DAYS[-1]}: drift']").first.click()
     report = frame.frame_locator("iframe.report")
     report.get_by_text("rain").first.wait_for()
-    [inner] = [one for one in window.frames if one.url.endswith(f"/nights/{DAYS[-1]}/report.html")]
+    [inner] = [one for one in window.frames if f"/nights/{DAYS[-1]}/report.html" in one.url]
     assert inner.evaluate("window.origin") == "null"
     assert inner.evaluate("(() => { try { return document.cookie } catch (error) { return error.name } })()") == (
         "SecurityError"
@@ -220,26 +274,99 @@ def test_a_night_opens_evidentlys_report_in_a_cage(visit, stack):
     shoot(window, "report")
 
 
-def test_a_dry_run_of_the_deployment_changes_nothing(visit, stack):
-    registry = Registry(str(stack.root / "mlflow"))
-    before = registry.tags(registry.version("orders", alias=CHAMPION))
+def told(stack, kind, key, file):
+    """The numbers of a report, as they lie in the folder."""
+    return json.loads((stack.root / "reports" / "orders" / kind / key / file).read_text())
+
+
+def test_the_page_shows_how_each_night_performed_and_what_was_decided(visit, stack):
+    night, before = (told(stack, "performance", "", f"{day}.json") for day in (DAYS[-1], DAYS[-2]))
+    [estimated], realised = night["estimated"], {one["day"]: one for one in night["realised"]}
+    assert list(realised) == [str(day) for day in DAYS[-WATCHED:-1]] and before["realised"] == night["realised"][:-1]
     window = visit("admin")
-    window.goto(f"{stack.url}/dags/{DEPLOY}")
-    window.get_by_role("button", name="Trigger").first.click()
-    form = window.get_by_role("dialog")
-    form.get_by_text("Dry run").first.wait_for()
-    form.locator("label[id='switch:element_dry_run']").click()
-    shoot(window, "form")
-    form.get_by_role("button", name="Trigger").click()
+    frame = models(window, stack)
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("heading", name="Nights").wait_for()
+    last, earlier = (frame.locator("#nights tbody tr").nth(place).inner_text() for place in (0, 1))
+    assert f"{estimated['auc']:.3f} [{estimated['auc_low']:.3f}, {estimated['auc_high']:.3f}]" in last
+    assert "drift" in last and "rain" in last and "train again" in last
+    one = realised[str(DAYS[-2])]
+    shown = f"{one['auc']:.3f} [{one['auc_low']:.3f}, {one['auc_high']:.3f}]"
+    assert shown in earlier and "nothing" in earlier
+    drawn = frame.locator("#nights g.realised title").all_text_contents()
+    assert (
+        f"{DAYS[-2]}: AUC {one['auc']:.3f} [{one['auc_low']:.3f}, {one['auc_high']:.3f}], realised, version 1" in drawn
+    )
 
-    def runs():
-        found = stack.call(f"/api/v2/dags/{DEPLOY}/dagRuns?order_by=-run_after")[1]["dag_runs"]
-        return [run for run in found if run["dag_run_id"] != STATE["deployment"]]
+    frame.locator("#nights tbody tr").first.get_by_role("link", name="performance").click()
+    report = frame.frame_locator("iframe.report")
+    report.get_by_role("heading", name=f"orders: performance, night of {DAYS[-1]}").wait_for()
+    table = report.locator("table").nth(1)
+    assert table.locator("tbody tr").count() == WATCHED - 1
+    cells = table.locator("tbody tr").first.locator("td").all_text_contents()
+    assert cells[:4] == [one["day"], str(one["rows"]), "100%", shown]
+    back = "() => getComputedStyle(document.body).backgroundColor"
+    [inner] = [one for one in window.frames if "/report.html" in one.url]
+    assert inner.evaluate(back) == "rgb(255, 255, 255)"
+    window.evaluate("document.documentElement.className = 'dark'")
+    stack.until(lambda: inner.evaluate(back) == "rgb(17, 17, 17)", "the report in Airflow's theme", within=10)
+    window.evaluate("document.documentElement.className = 'light'")
+    shoot(window, "performance")
 
-    run = stack.until(runs, "the dry run")[0]
-    assert run["conf"] == {"version": None, "target": "local", "dry_run": True}
-    stack.until(lambda: stack.tasks(DEPLOY, run["dag_run_id"]).get("deploy") == "skipped", "the end of the dry run")
-    assert registry.tags(registry.version("orders", alias=CHAMPION)) == before
+    frame.get_by_role("link", name="← orders").click()
+    frame.locator("#nights tbody tr").first.get_by_role("link", name="train again").click()
+    report.get_by_role("heading", name=f"orders: decision, night of {DAYS[-1]}").wait_for()
+    decision = told(stack, "decisions", "", f"{DAYS[-1]}.json")["decision"]
+    assert decision["because"] in words(report) and decision["causes"][0]["feature"] == "rain"
+    assert f"rain {decision['causes'][0]['weight']:.0%}" in words(report, "table >> nth=1")
+    shoot(window, "decision")
+
+
+def test_costs_and_lineage_are_a_link_away_from_the_page(visit, stack):
+    registry = Registry(str(stack.root / "mlflow"))
+    version = registry.version("orders", alias=CHAMPION)
+    tags, window = registry.tags(version), visit("admin")
+    run = stack.until(lambda: stack.call(f"/api/v2/dags/{LINEAGE}/dagRuns")[1]["dag_runs"], "the lineage's run")[0]
+    stack.until(lambda: stack.tasks(LINEAGE, run["dag_run_id"])["lineage"] == "success", "the lineage")
+    frame = models(window, stack)
+    frame.get_by_role("link", name="orders", exact=True).click()
+    frame.get_by_role("heading", name="Costs").wait_for()
+    costs = frame.locator("#costs tbody tr")
+    assert costs.count() == 1 and f"{float(tags['cost_usd']):.4f} USD" in costs.inner_text()
+    costs.get_by_role("link", name="USD").first.click()
+    report = frame.frame_locator("iframe.report")
+    report.get_by_role("heading", name=f"Costs: {TRAIN}, {STATE['run']}").wait_for()
+    row = report.locator("tbody tr").all_inner_texts()
+    assert [line.split("\t") for line in row] == [["train", "training on 1 worker, on demand", tags["cost_usd"]]]
+
+    frame.get_by_role("link", name="← orders").click()
+    frame.locator("#data").get_by_role("link", name=tags["snapshot_id"]).click()
+    report.get_by_role("heading", name="Lineage of orders version 1").wait_for()
+    for tag in ("snapshot_id", "sample_manifest", "days_train", "digest", "run_id", "auc"):
+        assert tags[tag] in report.locator("tr", has=report.get_by_role("cell", name=tag, exact=True)).inner_text()
+    assert "is still there: 2,400 rows of these days, the same now" in words(report)
+    assert "challenger" in words(report) and "champion" in words(report)
+    shoot(window, "lineage")
+
+    window.goto(f"{stack.url}/dags/{LINEAGE}/runs/{run['dag_run_id']}/tasks/lineage/details")
+    window.get_by_role("link", name="Lineage", exact=True).click()
+    alone = window.frame_locator("iframe.report")
+    alone.get_by_role("heading", name="Lineage of orders version 1").wait_for()
+
+
+def test_nothing_is_lost_in_a_narrow_window(visit, stack):
+    window = visit("admin")
+    window.set_viewport_size({"width": 620, "height": 1000})
+    try:
+        frame = models(window, stack)
+        frame.get_by_role("link", name="orders", exact=True).click()
+        frame.get_by_role("heading", name="Nights").wait_for()
+        root = "document.documentElement"
+        assert frame.locator("body").evaluate(f"() => {root}.scrollWidth <= {root}.clientWidth")
+        box = frame.locator("#nights a[aria-label^='" + str(DAYS[-1]) + "']").last.bounding_box()
+        assert box["x"] + box["width"] <= 620, "the last night of the heat map is seen without scrolling"
+    finally:
+        window.set_viewport_size({"width": 1440, "height": 1000})
 
 
 def test_who_may_only_look_sees_the_page_and_starts_nothing(visit, stack):

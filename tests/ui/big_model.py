@@ -59,7 +59,7 @@ def nights(
         })  # fmt: skip
         action = "retrain" if stormy else "none"
         write(folder / f"decisions/{day}.json", {
-            "policy": {}, "override": None,
+            "policy": {"nights": [1, 1]}, "override": None,
             "decision": {"action": action, "severity": "warning" if stormy else "quiet", "because": "so it is"},
         })  # fmt: skip
         for kind in ("nights", "performance", "decisions"):

@@ -170,7 +170,7 @@ def page(report: Mapping[str, Any]) -> str:
 def _version_page(report: Mapping[str, Any]) -> str:
     tags = report["tags"]
     made = Page(f"Lineage of {report['name']} version {report['version']}")
-    made.text(f"Registered {report['created']}; run {report['run_id']} of MLflow; aliases: "
+    made.text(f"Registered {_moment(report['created'])}; run {report['run_id']} of MLflow; aliases: "
               f"{', '.join(report['aliases']) or 'none'}.")  # fmt: skip
     if report["missing"]:
         made.text(f"Not recorded: {', '.join(report['missing'])}.", "bad")
@@ -183,7 +183,7 @@ def _version_page(report: Mapping[str, Any]) -> str:
     made.heading("Aliases")
     made.table(
         ["When", "Alias", "From", "To", "By", "Line"],
-        [(m["at"][:19], m["alias"], m["before"], m["after"], m["by"], m["hash"][:12]) for m in report["moves"]],
+        [(_moment(m["at"]), m["alias"], m["before"], m["after"], m["by"], m["hash"][:12]) for m in report["moves"]],
     )
     for title, key in (("Started from", "ancestors"), ("Started from this one", "descendants")):
         if report[key]:
@@ -221,6 +221,11 @@ def _versions(versions: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]
 
 def _spells(spells: list[dict[str, str]]) -> str:
     return "; ".join(f"{one['from'][:16]} to {one['to'][:16] or 'now'}" for one in spells)
+
+
+def _moment(text: str) -> str:
+    """An ISO time in UTC as people write it, to the second."""
+    return f"{text[:19].replace('T', ' ')} UTC"
 
 
 def _told(content: Mapping[str, Any], tags: Mapping[str, str]) -> str:

@@ -1,4 +1,5 @@
-// Follows Airflow's light or dark theme, and opens links into Airflow in Airflow's own page.
+// Follows Airflow's light or dark theme, with the report that a page frames, and opens links into Airflow in Airflow's
+// own page.
 // Airflow shows these pages in a sandboxed frame of its own origin: the frame may look at Airflow's page, but must not
 // send it elsewhere itself, so the link is followed from there.
 "use strict";
@@ -31,9 +32,13 @@
       theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
     }
     own.dataset.theme = theme;
+    for (const report of document.querySelectorAll("iframe.report")) {
+      report.src = `${report.src.split("#")[0]}#${theme}`; // another fragment loads nothing anew
+    }
   };
 
   follow();
+  document.addEventListener("DOMContentLoaded", follow);
   if (airflow) {
     new MutationObserver(follow).observe(airflow.documentElement, { attributeFilter: ["class"] });
   }
