@@ -531,6 +531,23 @@ class PerformanceRef(Ref):
 
 
 @dataclass(frozen=True)
+class ProfilesRef(Ref):
+    """Profiles of days that a Spark job made.
+
+    :param model: model that they are for.
+    :param table: table whose days they are of.
+    :param features: days whose features were profiled, ``YYYY-MM-DD``; those that had a profile are not among them.
+    :param scores: days whose scores were profiled.
+    """
+
+    kind: ClassVar[str] = "profiles"
+    model: str
+    table: str
+    features: list[str]
+    scores: list[str]
+
+
+@dataclass(frozen=True)
 class ReportRef(Ref):
     """One night's monitoring report.
 

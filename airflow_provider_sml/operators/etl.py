@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_sml.cloud.remote_job import Adapter, job_name
+from airflow_provider_sml.cloud.remote_job import Adapter
 from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks.lake import LakeHook
-from airflow_provider_sml.hooks.places import home
 from airflow_provider_sml.ml.contract.dataset import Dataset
 from airflow_provider_sml.ml.contract.interval import parse_interval
 from airflow_provider_sml.ml.contract.model import HashPrivacy
-from airflow_provider_sml.operators.base import SmlOperator, announce, lineage, run_key
-from airflow_provider_sml.operators.cost import Cost, usage_cost
+from airflow_provider_sml.operators.base import SmlOperator, announce, lineage
 from airflow_provider_sml.operators.openlineage import Data, parent, table
-from airflow_provider_sml.operators.remote_job import RemoteJobOperator
-from airflow_provider_sml.operators.spark import SparkRun, spark_job
+from airflow_provider_sml.operators.spark import SparkPlanOperator
 from airflow_provider_sml.refs import SnapshotRef, StagedRef
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class SparkEtlOperator(RemoteJobOperator):
+class SparkEtlOperator(SparkPlanOperator):
     """Runs the ETL of a dataset for some days with Spark, into a fresh folder of the lake that no reader sees.
 
     A range of days is one Spark job. A retry after a crash attaches to the driver that still runs.
@@ -37,13 +33,10 @@ class SparkEtlOperator(RemoteJobOperator):
     :param places: values of the places that paths name, such as ``{"landing": "/data/landing"}``.
     :param lake: location of the lake, or the id of its connection.
     :param table: name of the table; the dataset's when None.
-    :param spark: where Spark runs: ``spark-submit``, or a place in a cloud as ``operators.spark.spark_job`` takes it.
-    :param master: Spark master of spark-submit.
-    :param spark_conf: Spark settings, over those that the plan needs.
     """
 
-    template_fields: Sequence[str] = ("first", "last", "places", "lake", "spark", "master", "spark_conf")
-    ui_color = "#fbe9c6"
+    template_fields: Sequence[str] = ("first", "last", "places", "lake", *SparkPlanOperator.template_fields)
+    __doc__ = f"{__doc__}\n{SparkPlanOperator.__doc__}"
 
     def __init__(
         self,
@@ -54,9 +47,6 @@ class SparkEtlOperator(RemoteJobOperator):
         places: Mapping[str, str] | None = None,
         lake: str = LakeHook.default_conn_name,
         table: str | None = None,
-        spark: str | Mapping[str, Any] = "spark-submit",
-        master: str = "local[*]",
-        spark_conf: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -66,9 +56,6 @@ class SparkEtlOperator(RemoteJobOperator):
         self.places = places or {}
         self.lake = lake
         self.table = table
-        self.spark = spark
-        self.master = master
-        self.spark_conf = spark_conf or {}
 
     def job(self, context: Context) -> Adapter:
         """spark-submit of the application, with its plan in the run's folder."""
@@ -78,9 +65,8 @@ class SparkEtlOperator(RemoteJobOperator):
         dataset = Dataset.load(self.dataset)
         first, last = parse_interval(self.first, self.last)
         lake = self.open_lake(self.lake)
-        name = job_name(*run_key(context))
         table = self.table or dataset.name
-        output = lake.stage(table, name)
+        output = self.stage(context, lake, table)
         files = lake.files(table) if lake.exists(table) else []
         rows = sum(file.rows for file in files)
         compiled = plan.compile_plan(
@@ -89,25 +75,13 @@ class SparkEtlOperator(RemoteJobOperator):
         storage.write(output / "plan.json", json.dumps(compiled))
         self.log.info("%s: %d days from %s to %s, %d files", table, (last - first).days + 1, first, last,
                       len(compiled["paths"]))  # fmt: skip
-        run = SparkRun(
-            name=name,
-            application=Path(plan.__file__).with_name("application.py"),
-            arguments=[str(output / "plan.json")],
-            work=f"{home()}/jobs" if lake.is_remote else f"{lake.location}/jobs",
-            master=self.master,
-            conf=plan.spark_conf(dataset) | lake.spark_conf() | dict(self.spark_conf),
-            output={"uri": str(output), "first": first.isoformat(), "last": last.isoformat(), "table": table},
-            tags=lineage(context),
-            input_bytes=plan.local_bytes(compiled["paths"]),
-        )
-        return spark_job(run, self.spark)
+        facts = {"first": first.isoformat(), "last": last.isoformat(), "table": table}
+        size = plan.local_bytes(compiled["paths"])
+        return self.application(context, lake, output, plan.spark_conf(dataset), facts, size)
 
     def secrets(self) -> dict[str, str]:
         """The keys of hashed columns, by connection, and on this machine the credentials of the lake's store."""
-        place = self.spark if isinstance(self.spark, str) else self.spark.get("on", "spark-submit")
-        if place != "spark-submit":  # there the job's own role reads the lake
-            return self._privacy_keys()
-        return LakeHook(self.lake).get_conn().spark_env() | self._privacy_keys()
+        return super().secrets() | self._privacy_keys()
 
     def _privacy_keys(self) -> dict[str, str]:
         from airflow.sdk import BaseHook
@@ -125,25 +99,13 @@ class SparkEtlOperator(RemoteJobOperator):
             )  # fmt: skip
         return {"SML_PRIVACY_KEYS": json.dumps(keys)}
 
-    #: What the service told of the job's resources and their price.
-    _usage: Mapping[str, Any] | None = None
-
-    def costs(self, result: Any) -> list[Cost]:
-        """What the job cost, where it ran at a service that tells."""
-        return usage_cost(self._usage)
-
     def finish(self, context: Context, result: dict[str, Any]) -> StagedRef:
         """Read what the run reported."""
         from airflow_provider_sml.ml import storage
         from airflow_provider_sml.ml.lake.audit import Staged
 
         lake = LakeHook(self.lake).get_conn()
-        self._usage = result.get("usage")
-        if usage := self._usage:
-            cost = "" if usage["cost_usd"] is None else f", about {usage['cost_usd']:.4f} USD"
-            self.log.info(
-                "%s: %.2f vCPU-hours, %.2f GB-hours%s", usage["job"], usage["vcpu_hours"], usage["gb_hours"], cost
-            )
+        super().finish(context, result)
         staged = Staged.read(storage.place(result["uri"]))
         for name, found in staged.report["joins"].items():
             for column, count in found["set_to_null"].items():

@@ -92,6 +92,13 @@ class ChampionOperator(SmlOperator):
             raise AirflowSkipException(f"{self.name} has no champion yet; there is nothing to monitor")
         return version, Scorer(registry.bundle(version)), registry.tags(version)
 
+    def drawn(self, version: ModelVersionRef, tags: Mapping[str, str]) -> Path:
+        """Where the rows lie that the version was trained on.
+
+        :param tags: of the version.
+        """
+        return LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
+
 
 class ScorePartitionsOperator(ChampionOperator):
     """Scores published days with the champion and publishes the predictions to ``TABLE_predictions``."""
@@ -197,7 +204,7 @@ class DriftReportOperator(ChampionOperator):
         version, scorer, tags = self.champion()
         lake = LakeHook(self.lake).get_conn()
         table = self.table or self.name
-        sample = LakeHook(tags.get("lake", self.lake)).place(sample_of(version, tags))
+        sample = self.drawn(version, tags)
         folder = report_folder(self.reports, self.name, "nights")
         self._used, self._drawn = version, sample_of(version, tags)
         key, kept = scorer.bundle.dataset.contract.key, folder.parent / "performance" / KEPT

@@ -1,20 +1,31 @@
 """Where a Spark application runs: this machine's spark-submit, Kubernetes, YARN, EMR Serverless, Dataproc.
 
-One description of the run, one adapter out of it; what differs between the places is in the adapters.
+One description of the run, one adapter out of it; what differs between the places is in the adapters. And the base of
+the operators that run this package's application by a plan.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_sml.cloud.remote_job import Adapter
+from airflow_provider_sml.cloud.remote_job import Adapter, job_name
 from airflow_provider_sml.errors import ConfigurationError, did_you_mean
 from airflow_provider_sml.hooks.clients import connected, google_project
+from airflow_provider_sml.hooks.lake import LakeHook
+from airflow_provider_sml.hooks.places import home
+from airflow_provider_sml.operators.base import lineage, run_key
+from airflow_provider_sml.operators.cost import Cost, usage_cost
+from airflow_provider_sml.operators.remote_job import RemoteJobOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_sml.ml.lake import Lake
 
 
 @dataclass(frozen=True)
@@ -157,3 +168,81 @@ _PLACES: dict[str, Callable[[SparkRun, dict[str, Any]], Adapter]] = {
     "emr-serverless": _emr_serverless,
     "dataproc": _dataproc,
 }
+
+
+class SparkPlanOperator(RemoteJobOperator):
+    """Runs this package's Spark application by a plan. A retry after a crash attaches to the driver that still runs.
+
+    :param spark: where Spark runs: ``spark-submit``, or a place in a cloud as ``operators.spark.spark_job`` takes it.
+    :param master: Spark master of spark-submit.
+    :param spark_conf: Spark settings, over those that the plan needs.
+    """
+
+    template_fields: Sequence[str] = ("spark", "master", "spark_conf")
+    ui_color = "#fbe9c6"
+    #: Location of the lake, or the id of its connection.
+    lake: str
+    #: What the service told of the job's resources and their price.
+    _usage: Mapping[str, Any] | None = None
+
+    def __init__(
+        self,
+        *,
+        spark: str | Mapping[str, Any] = "spark-submit",
+        master: str = "local[*]",
+        spark_conf: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.spark = spark
+        self.master = master
+        self.spark_conf = spark_conf or {}
+
+    def stage(self, context: Context, lake: Lake, table: str) -> Path:
+        """A fresh folder for the plan and what comes of it, named after the job."""
+        return lake.stage(table, job_name(*run_key(context)))
+
+    def application(
+        self, context: Context, lake: Lake, output: Path, conf: Mapping[str, str], facts: Mapping[str, Any], size: int
+    ) -> Adapter:
+        """The job that executes the plan ``output/plan.json``.
+
+        :param lake: which the plan is about.
+        :param output: what ``stage`` gave.
+        :param conf: Spark settings that the plan needs.
+        :param facts: what the job gives back beside the folder, as ``uri``.
+        :param size: bytes that it reads, as far as that is known cheaply.
+        """
+        from airflow_provider_sml.ml.etl import plan
+
+        run = SparkRun(
+            name=job_name(*run_key(context)),
+            application=Path(plan.__file__).with_name("application.py"),
+            arguments=[str(output / "plan.json")],
+            work=f"{home()}/jobs" if lake.is_remote else f"{lake.location}/jobs",
+            master=self.master,
+            conf=dict(conf) | lake.spark_conf() | dict(self.spark_conf),
+            output={"uri": str(output), **facts},
+            tags=lineage(context),
+            input_bytes=size,
+        )
+        return spark_job(run, self.spark)
+
+    def secrets(self) -> dict[str, str]:
+        """On this machine the credentials of the lake's store; elsewhere the job's own role reads the lake."""
+        place = self.spark if isinstance(self.spark, str) else self.spark.get("on", "spark-submit")
+        return LakeHook(self.lake).get_conn().spark_env() if place == "spark-submit" else {}
+
+    def finish(self, context: Context, result: dict[str, Any]) -> Any:
+        """Tell what the job used; a subclass goes on from there."""
+        self._usage = result.get("usage")
+        if usage := self._usage:
+            cost = "" if usage["cost_usd"] is None else f", about {usage['cost_usd']:.4f} USD"
+            self.log.info(
+                "%s: %.2f vCPU-hours, %.2f GB-hours%s", usage["job"], usage["vcpu_hours"], usage["gb_hours"], cost
+            )
+        return result
+
+    def costs(self, result: Any) -> list[Cost]:
+        """What the job cost, where it ran at a service that tells."""
+        return usage_cost(self._usage)

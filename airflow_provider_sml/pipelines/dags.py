@@ -32,6 +32,7 @@ from airflow_provider_sml.operators.etl import PublishPartitionsOperator, SparkE
 from airflow_provider_sml.operators.gate import GateOperator
 from airflow_provider_sml.operators.monitoring import DriftReportOperator, ScorePartitionsOperator
 from airflow_provider_sml.operators.performance import PerformanceReportOperator
+from airflow_provider_sml.operators.profiles import ProfilePartitionsOperator
 from airflow_provider_sml.operators.sagemaker import SageMakerTrainOperator
 from airflow_provider_sml.operators.sampling import PlanSampleOperator, SampleOperator
 from airflow_provider_sml.operators.search import SearchHyperparametersOperator
@@ -200,7 +201,7 @@ class _Builder:
             )  # fmt: skip
             staged = SparkEtlOperator(
                 task_id="etl", dataset=spec.dataset, places=self.places, lake=self.lake, first=first, last=last,
-                spark={"on": spec.spark.on, **spec.spark.settings},
+                spark=self.spark(),
             )  # fmt: skip
             snapshot = PublishPartitionsOperator(
                 task_id="publish_lake", staged=staged.output, dataset=spec.dataset, outlets=[self.published]
@@ -363,6 +364,10 @@ class _Builder:
             return f"{self.place(self.spec.places.endpoints)}/{self.spec.name}/predictions"
         return {"target": deploy.target, "endpoint": self.spec.name, "settings": deploy.settings}
 
+    def spark(self) -> dict[str, Any]:
+        """Where Spark runs."""
+        return {"on": self.spec.spark.on, **self.spec.spark.settings}
+
     def drift_parts(self) -> dict[str, Any]:
         """What ``DriftReportOperator`` is told of segments, and of where profiles are made."""
         monitor, warehouse = self.spec.monitor, self.spec.places.warehouse
@@ -372,6 +377,19 @@ class _Builder:
         if monitor.profile_in == "warehouse" and warehouse:
             parts["warehouse"] = self.place(warehouse)
         return parts
+
+    def profiled(self, scores: ScorePartitionsOperator, days: Mapping[str, Any]) -> Any:
+        """What the report of drift waits for: the scores, or the job that profiles the days after them."""
+        spec, monitor = self.spec, self.spec.monitor
+        if monitor.profile_in != "spark":
+            return scores
+        segment = monitor.segments.by if monitor.segments else None
+        profiles = ProfilePartitionsOperator(
+            task_id="profile", name=spec.name, lake=self.lake, mlflow=self.mlflow, **days, spark=self.spark(),
+            reference=monitor.reference, segment=segment, leave_out=spec.left_out,
+        )  # fmt: skip
+        scores >> profiles
+        return profiles
 
     def monitor(self) -> DAG:
         """Each night."""
@@ -410,5 +428,7 @@ class _Builder:
                     again_after=spec.alert_again_after.total_seconds(),
                 ), outlets=[self.drift],
             )  # fmt: skip
-            scores >> [report, performance] >> decision
+            self.profiled(scores, days) >> report
+            scores >> performance
+            [report, performance] >> decision
         return dag

@@ -117,11 +117,13 @@ def compared_with(spec: PipelineSpec) -> str:
 
 def _monitor(spec: PipelineSpec) -> str:
     follows = f"alert, and {spec.name}_train" if spec.monitor.then == "retrain" else "alert"
+    profiled = ["day and score", "Spark: what has no profile yet"] if spec.monitor.profile_in == "spark" else []
     return _draw(
         _start("each published day" if spec.schedule.monitor else None),
         "",
         f"lake, table {spec.name}: the day",
         "score with the champion                            --> lake, predictions",
+        *profiled,
         f"day and score against {compared_with(spec)}",
         f"drift when {100 * spec.monitor.drift.share:g} % of the columns moved",
         "report, as HTML and as JSON",

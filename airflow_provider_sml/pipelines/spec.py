@@ -414,8 +414,9 @@ class Monitor(Strict):
     :param false_discovery: share of the columns told as drifted that may be so by chance (Benjamini-Hochberg); null
         leaves that control out. Of ``profiles`` only.
     :param segments: parts of each night that are judged apart as well. Of ``profiles`` only.
-    :param profile_in: where features are profiled: over the files of the ``lake``, or in the ``warehouse``, where that
-        is BigQuery. Of ``profiles`` only.
+    :param profile_in: where nights are profiled: over the files of the ``lake`` by DuckDB in the task; the features in
+        the ``warehouse``, where that is BigQuery; or in ``spark``, by a job of its own where the spec's Spark runs,
+        for days too large for one machine. Of ``profiles`` only.
     :param keep: days that the reports of nights and the profiles of days are kept; null for ever.
     :param columns: which features are compared, as ``leave_out: [...]`` or ``only: [...]``; the score always is.
     :param drift: when a night counts as drift.
@@ -429,7 +430,7 @@ class Monitor(Strict):
     rows: Whole = Field(default=5_000, ge=100, le=100_000)
     false_discovery: Number | None = Field(default=0.05, gt=0, lt=1)
     segments: Segments | None = None
-    profile_in: Literal["lake", "warehouse"] = "lake"
+    profile_in: Literal["lake", "warehouse", "spark"] = "lake"
     keep: Whole | None = Field(default=None, ge=7)
     columns: LeaveOut | CompareOnly = LeaveOut()
     drift: Drift = Drift()

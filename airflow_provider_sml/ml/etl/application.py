@@ -1,6 +1,7 @@
 """The Spark application: landed files in, checked rows and quarantined rows out, into a fresh folder.
 
 It executes a plan (``plan.compile_plan``) in which everything is plain Spark SQL already, and knows nothing of specs.
+A plan of ``ml.monitoring.spark_profiles`` has it profile published days instead.
 Self-contained on purpose, and long for it: this one file is shipped to whatever runs Spark, needs no other package,
 keeps to the API of Spark 3.5 and to Python 3.9, and is started as ``spark-submit application.py PLAN``.
 
@@ -731,11 +732,78 @@ def run(spark: SparkSession, plan: dict[str, Any]) -> None:
     print("done in {:.1f} s".format(report["seconds"]), flush=True)
 
 
+# --- profiles of published days ---------------------------------------------------------------------------------------
+
+#: Days that are profiled at once: small ones would leave most of a cluster idle.
+DAYS_AT_ONCE = 4
+
+
+def profile_days(spark: SparkSession, plan: dict[str, Any]) -> None:
+    """Count the rows of published days by buckets and categories, and profile their scores; a folder for each day.
+
+    What the rows of the statements mean is known to who reads them. Scores are left out, and the report says why, where
+    the Python workers cannot load the model.
+    """
+    started = time.time()
+    scores, reason = score_profiler(spark, plan)
+
+    def profile(day: dict[str, Any]) -> None:
+        rows = spark.read.option("mergeSchema", True).parquet(*day["files"])
+        older = [name for name in plan["columns"] if name not in rows.columns]  # the files are older than the column
+        missing = [F.lit(None).cast(plan["columns"][name]).alias(name) for name in older]
+        rows = rows.select(*[column(name) for name in rows.columns], *missing)
+        if day["features"]:
+            rows.createOrReplaceTempView(day["view"])
+            write_one(spark.sql(day["features"]), "{}/features/{}".format(plan["output"], day["day"]))
+        if day["score"] and scores:
+            wanted = rows.select(*[column(name) for name in plan["score_columns"]])
+            found = wanted.mapInArrow(scores, "profile string")
+            write_one(found, "{}/scores/{}".format(plan["output"], day["day"]))
+        print("profiled {}".format(day["day"]), flush=True)
+
+    with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
+        list(pool.map(profile, plan["days"]))
+    report = {"no_scores": reason, "seconds": round(time.time() - started, 1), "spark": spark.version}
+    write_text(spark, plan["output"] + "/report.json", json.dumps(report, indent=1, sort_keys=True))
+
+
+def score_profiler(spark: SparkSession, plan: dict[str, Any]) -> tuple[Any, str]:
+    """What profiles the scores of a part of the rows in a Python worker; or None, and why."""
+    if not any(day["score"] for day in plan["days"]):
+        return None, ""
+    segment, bundle = plan["segment"], os.path.basename(plan["bundle"])
+
+    def part(batches: Any) -> Any:
+        from pyspark import SparkFiles
+
+        from airflow_provider_sml.ml.monitoring.score_profile import profile_part
+
+        return profile_part(SparkFiles.get(bundle), segment, batches)
+
+    def load(batches: Any) -> Any:
+        return part(batch for batch in batches if not batch.num_rows)
+
+    try:
+        spark.sparkContext.addPyFile(plan["package"])
+        spark.sparkContext.addFile(plan["bundle"], recursive=True)
+        spark.range(1).mapInArrow(load, "profile string").collect()
+    except Exception as error:  # of whatever the cluster's Python lacks, and of Spark's classes for that
+        told = [line.strip() for line in str(error).splitlines() if re.search(r"(Error|Exception)\b.*:", line)]
+        return None, (told[-1] if told else str(error).strip() or type(error).__name__)[:500]
+    return part, ""
+
+
+def write_one(frame: DataFrame, path: str) -> None:
+    """Few rows as one Parquet file, in place of what another attempt of the application left."""
+    frame.repartition(1).write.mode("overwrite").parquet(path)
+
+
 def main(argv: list[str]) -> int:
     spark = SparkSession.builder.getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     try:
-        run(spark, json.loads(read_text(spark, argv[1])))
+        plan = json.loads(read_text(spark, argv[1]))
+        (profile_days if plan.get("do") == "profiles" else run)(spark, plan)
     except PlanError as error:
         print("SML-INPUT-ERROR: {}".format(re.sub(r"\s+", " ", str(error))), flush=True)
         return 3

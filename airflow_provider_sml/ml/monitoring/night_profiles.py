@@ -16,12 +16,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from airflow_provider_sml.ml import storage
-from airflow_provider_sml.ml.bundle import Scorer
+from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.ml.contract import Dataset, Feature
 from airflow_provider_sml.ml.expressions import Dialect, identifier, physical
 from airflow_provider_sml.ml.lake import Lake
@@ -33,8 +33,8 @@ from airflow_provider_sml.ml.monitoring.profile import Kind, Profile, merge, of_
 from airflow_provider_sml.ml.monitoring.profile_sql import Column
 from airflow_provider_sml.ml.monitoring.profile_store import ProfileStore, content
 from airflow_provider_sml.ml.monitoring.reference import Reference, training_nights
+from airflow_provider_sml.ml.monitoring.score_profile import score_profile
 from airflow_provider_sml.ml.monitoring.verdicts import Finding
-from airflow_provider_sml.ml.training import data
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,8 +47,6 @@ BATCH = 65_536
 _WEEK = 7
 #: What DuckDB may hold.
 MEMORY = "512MB"
-#: Name under which the segment is read beside the score.
-_SEGMENT = "segment of the row"
 
 #: Iceberg's types by our names.
 _TYPES = {"long": "int", "int": "int", "double": "double", "float": "double", "string": "string",
@@ -73,6 +71,17 @@ class Against:
     nights: Sequence[Profile] = ()
     missing: Sequence[dt.date] = ()
     oldest: dt.date | None = None
+
+
+class Unread(NamedTuple):
+    """Days whose rows nobody has profiled yet, each with the name of its content as ``profile_store.content`` gives it.
+
+    :param features: days without a profile of their features.
+    :param scores: days without a profile of their score, and without logged scores to make it of.
+    """
+
+    features: dict[dt.date, str]
+    scores: dict[dt.date, str]
 
 
 class NightProfiles:
@@ -103,13 +112,14 @@ class NightProfiles:
         self._elsewhere, self._dialect = elsewhere, dialect
         self._columns = set(lake.columns(table)) if lake.exists(table) else set()
         meanings = {feature.name: [_kind(feature), feature.expression.text] for feature in self._features}
-        self._of_features = {"features": meanings, "segment": self._segment}
-        self._of_score = {"score of": scorer.bundle.model_id, "segment": self._segment}
+        #: What decides the profiles of features, and of the score, beside the rows: see ``ProfileStore``.
+        self.of_features = {"features": meanings, "segment": self._segment}
+        self.of_score = {"score of": scorer.bundle.model_id, "segment": self._segment}
 
     def nights(self, days: Sequence[dt.date]) -> dict[dt.date, Profile]:
         """The profile of each of the days that is published, read or made; in their order."""
-        features = ProfileStore(self._lake, self._table, self._of_features).days(days, self._features_of)
-        scores = ProfileStore(self._lake, self._table, self._of_score).days(days, self._score_of)
+        features = ProfileStore(self._lake, self._table, self.of_features).days(days, self._features_of)
+        scores = ProfileStore(self._lake, self._table, self.of_score).days(days, self._score_of)
         return {day: self._beside(features[day], scores[day]) for day in sorted(features) if day in scores}
 
     def training(self, sample: Path) -> Profile:
@@ -119,8 +129,8 @@ class NightProfiles:
         """
         files = sorted(str(path) for path in (sample / "train").glob("*.parquet"))
         name = content(files)
-        features = ProfileStore(self._lake, "samples", self._of_features)
-        scores = ProfileStore(self._lake, "samples", self._of_score)
+        features = ProfileStore(self._lake, "samples", self.of_features)
+        scores = ProfileStore(self._lake, "samples", self.of_score)
         return self._beside(
             features.named(name, lambda: self._features_in(files)), scores.named(name, lambda: self._score_in(files))
         )
@@ -132,20 +142,61 @@ class NightProfiles:
         :param day: the night.
         :param sample: place of the rows that the model was trained on.
         """
-        if reference.kind == "training":
-            try:
-                windows = json.loads((sample / "manifest.json").read_text())["windows"]
-            except (FileNotFoundError, KeyError):
-                windows = {}
-            made = self.nights(training_nights(windows))
-            return Against(
-                reference, self.training(sample), list(made.values()), self._gaps(day), min(made, default=None)
-            )
-        wanted = reference.window(day)
+        wanted = self.days_of(reference, day, sample)
         made = self.nights(wanted)
         window = list(made.values())
+        if reference.kind == "training":
+            return Against(reference, self.training(sample), window, self._gaps(day), min(made, default=None))
         missing = [one for one in wanted if one not in made]
         return Against(reference, merge(window) if window else None, window, missing, min(wanted))
+
+    def days_of(self, reference: Reference, day: dt.date, sample: Path) -> list[dt.date]:
+        """The days whose profiles ``against`` asks for: the window, or, of training, the last days of the sample.
+
+        :param reference: as it was asked for.
+        :param day: the night.
+        :param sample: place of the rows that the model was trained on.
+        """
+        if reference.kind != "training":
+            return reference.window(day)
+        try:
+            return training_nights(json.loads((sample / "manifest.json").read_text())["windows"])
+        except (FileNotFoundError, KeyError):
+            return []
+
+    def unread(self, days: Sequence[dt.date]) -> Unread:
+        """What ``nights`` would have to read rows of the table for.
+
+        :param days: the days; those that are not published are left out.
+        """
+        features = ProfileStore(self._lake, self._table, self.of_features).lacking(days) if self._features else {}
+        if not set(self.score_columns) <= self._columns:
+            return Unread(features, {})
+        scores = ProfileStore(self._lake, self._table, self.of_score).lacking(days)
+        return Unread(features, {day: of for day, of in scores.items() if not self._logged(day, of)})
+
+    def columns(self, dialect: Dialect) -> list[Column]:
+        """The features that can be computed from the table's columns.
+
+        :param dialect: of the engine that is to compute them.
+        """
+        return self._sql(dialect, self._columns)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model whose scores are profiled."""
+        return self._scorer.bundle
+
+    @property
+    def segment(self) -> str | None:
+        """The column of the segments; None where there are none, or the table has no such column."""
+        return self._segment if self._segment in self._columns else None
+
+    @property
+    def score_columns(self) -> list[str]:
+        """The columns of the table that the score, and its segments, are computed from."""
+        wanted = [physical(name) for name in self._scorer.columns]
+        return list(dict.fromkeys([*wanted, *([self._segment] if self._segment else [])]))
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
@@ -177,7 +228,7 @@ class NightProfiles:
 
     def _features_of(self, day: dt.date) -> Profile:
         if self._elsewhere is not None:
-            columns = self._sql(self._dialect, self._columns)
+            columns = self.columns(self._dialect)
             segment = self._segment and identifier(self._segment, self._dialect)
             made = self._elsewhere(day, columns, segment)
             if made is not None:
@@ -206,32 +257,24 @@ class NightProfiles:
             segment = identifier(self._segment, "duckdb")
         return profile_sql.of_duckdb(connection, "rows_to_profile", columns, segment=segment)
 
+    def _logged(self, day: dt.date, content: str) -> list[str]:
+        """The files of a day's scores where its profile can be read from them."""
+        if self._segment is not None:
+            return []
+        return logged_files(self._lake, self._table, day, content, self._scorer.bundle.model_id)
+
     def _score_of(self, day: dt.date) -> Profile:
-        files = [file.path for file in self._lake.files(self._table, None, day, day)]
-        logged = logged_files(self._lake, self._table, day, content(files), self._scorer.bundle.model_id)
-        if logged and self._segment is None:
+        files = self._lake.files(self._table, None, day, day)
+        logged = self._logged(day, content(file.path for file in files))
+        if logged:
             return of_batches((storage.read_table(path, [SCORE]) for path in logged), {SCORE: "number"})
-        wanted = [physical(name) for name in self._scorer.columns]
-        if not set(wanted) <= self._columns:
-            return Profile(sum(file.rows for file in self._lake.files(self._table, None, day, day)), {})
-        wanted += [self._segment] if self._segment else []
-        read = batches(self._lake, self._table, columns=list(dict.fromkeys(wanted)), first=day, last=day, rows=BATCH)
-        return self._scored(pa.table(batch) for batch in read)
+        if not {physical(name) for name in self._scorer.columns} <= self._columns:
+            return Profile(sum(file.rows for file in files), {})
+        read = batches(self._lake, self._table, columns=self.score_columns, first=day, last=day, rows=BATCH)
+        return score_profile(self._scorer, (pa.table(batch) for batch in read), self._segment)
 
     def _score_in(self, files: Sequence[str]) -> Profile:
-        wanted = [physical(name) for name in self._scorer.columns]
-        wanted += [self._segment] if self._segment else []
-        return self._scored(_tables(files, list(dict.fromkeys(wanted))))
-
-    def _scored(self, tables: Iterable[pa.Table]) -> Profile:
-        def scores() -> Iterator[pa.Table]:
-            for table in tables:
-                found = {SCORE: self._scorer.score(data.vectors(table, self._scorer.columns))}
-                if self._segment:
-                    found[_SEGMENT] = table.column(self._segment)
-                yield pa.table(found)
-
-        return of_batches(scores(), {SCORE: "number"}, segment=_SEGMENT if self._segment else None)
+        return score_profile(self._scorer, _tables(files, self.score_columns), self._segment)
 
 
 def _kind(feature: Feature) -> Kind:
@@ -257,6 +300,11 @@ def _tables(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
                     yield pa.Table.from_batches([batch])
 
 
+def column_types(lake: Lake, table: str) -> dict[str, str]:
+    """The type of each column of a table, by our names; empty for one that we have no name for."""
+    return {field.name: _TYPES.get(str(field.field_type), "") for field in lake.load(table).schema().fields}
+
+
 def schema_findings(lake: Lake, table: str, dataset: Dataset) -> list[Finding]:
     """How a table's columns differ from those that a model was made for.
 
@@ -265,7 +313,7 @@ def schema_findings(lake: Lake, table: str, dataset: Dataset) -> list[Finding]:
     """
     if not lake.exists(table):
         return []
-    columns = {field.name: _TYPES.get(str(field.field_type), "") for field in lake.load(table).schema().fields}
+    columns = column_types(lake, table)
     known = {physical(name): kind for name, kind in dataset.table_columns}
     asked = {physical(name) for name in dataset.request_columns}
     found = []

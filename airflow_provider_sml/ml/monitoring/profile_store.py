@@ -51,15 +51,18 @@ class ProfileStore:
         :param days: the days wanted; one that is not published is left out.
         :param make: profiles a day's rows; called for those whose profile is not there, or is damaged.
         """
-        wanted = self._contents(days)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = dict(
-                zip(wanted, pool.map(lambda day: self._read(self._path(day, wanted[day])), wanted), strict=True)
-            )
-        for day, content in wanted.items():
-            if found[day] is None:
-                found[day] = self.put(day, content, make(day))
-        return {day: profile for day, profile in found.items() if profile is not None}
+        wanted = self.contents(days)
+        found = self._stored(wanted)
+        return {day: found[day] or self.put(day, content, make(day)) for day, content in wanted.items()}
+
+    def lacking(self, days: Sequence[dt.date]) -> dict[dt.date, str]:
+        """The content of each day that is published and whose profile is not there, or is damaged.
+
+        :param days: the days wanted.
+        """
+        wanted = self.contents(days)
+        found = self._stored(wanted)
+        return {day: content for day, content in wanted.items() if found[day] is None}
 
     def named(self, content: str, make: Callable[[], Profile]) -> Profile:
         """The profile of rows that belong to no day, such as a sample's, read or made.
@@ -85,14 +88,20 @@ class ProfileStore:
                 storage.remove(entry.path)
         return kept
 
-    def _contents(self, days: Sequence[dt.date]) -> dict[dt.date, str]:
-        """The content of each of the days that is published."""
+    def contents(self, days: Sequence[dt.date]) -> dict[dt.date, str]:
+        """The content, as ``content`` names it, of each of the days that is published."""
         if not days or not self._lake.exists(self._table):
             return {}
         paths: dict[dt.date, list[str]] = {}
         for file in self._lake.files(self._table, None, min(days), max(days)):
             paths.setdefault(file.day, []).append(file.path)
         return {day: content(paths[day]) for day in sorted(set(days)) if day in paths}
+
+    def _stored(self, wanted: Mapping[dt.date, str]) -> dict[dt.date, Profile | None]:
+        """The stored profiles of days, by their contents; None for what is not there, or damaged."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            read = pool.map(lambda day: self._read(self._path(day, wanted[day])), wanted)
+            return dict(zip(wanted, read, strict=True))
 
     def _path(self, day: dt.date, content: str) -> Path:
         return self._folder / day.isoformat() / f"{self._definition}-{content}.json"
