@@ -1,9 +1,10 @@
-"""Profiles of days made by the Spark application: those that DuckDB makes, under the same names, taken once or again."""
+"""Profiles of days made by the Spark application: those that DuckDB makes, under the same names, taken once."""
 
 import datetime as dt
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +24,6 @@ WANTED = [DAYS[-1], NIGHT, STORM]
 
 @pytest.fixture(scope="module")
 def scorer(shop_model):
-    from pathlib import Path
-
     return Scorer(Bundle.read(Path(shop_model.uri)))
 
 
@@ -89,29 +88,25 @@ def test_scores_that_are_logged_are_not_computed_again(lake, scorer):
     assert NIGHT in by_city.unread(WANTED).scores, "the log does not know the city"
 
 
-@pytest.mark.parametrize("step", range(6))
-def test_taking_that_crashes_is_finished_by_a_retry(lake, nights, execute, monkeypatch, step, kept_output):
-    output = kept_output(nights)
-    put, done = ProfileStore.put, []
+def test_taking_that_crashes_anywhere_is_finished_by_a_retry(lake, nights, execute, monkeypatch, tmp_path):
+    output, put = execute(nights), ProfileStore.put
+    for step in range(6):
+        folder, done = shutil.copytree(output, tmp_path / str(step)), []
 
-    def crash(store, *arguments):
-        if len(done) == step:
-            raise KeyboardInterrupt
-        done.append(put(store, *arguments))
-        return done[-1]
+        def crash(store, *arguments, done=done, step=step):
+            if len(done) == step:
+                raise KeyboardInterrupt
+            done.append(put(store, *arguments))
+            return done[-1]
 
-    monkeypatch.setattr(ProfileStore, "put", crash)
-    with pytest.raises(KeyboardInterrupt):
-        spark_profiles.take(lake, output)
-    monkeypatch.setattr(ProfileStore, "put", put)
-    assert sum(map(len, nights.unread(WANTED))) == 6 - step, "each that was kept is whole, and is not asked for again"
-    spark_profiles.take(lake, output)
-    assert not any(nights.unread(WANTED)) and not output.exists()
-
-
-@pytest.fixture
-def kept_output(lake, execute):
-    return execute
+        with monkeypatch.context() as patched:
+            patched.setattr(ProfileStore, "put", crash)
+            with pytest.raises(KeyboardInterrupt):
+                spark_profiles.take(lake, folder)
+        assert sum(map(len, nights.unread(WANTED))) == 6 - step, "each that was kept is whole, and not asked for again"
+        spark_profiles.take(lake, folder)
+        assert not any(nights.unread(WANTED)) and not folder.exists()
+        shutil.rmtree(lake.root / "profiles")
 
 
 def test_a_day_that_is_published_again_meanwhile_is_left_out(lake, nights, execute, caplog):
@@ -137,8 +132,6 @@ def test_workers_that_cannot_load_the_model_leave_the_scores_to_others(lake, nig
 
 
 def test_what_the_report_compares_with_is_among_the_days(nights, shop_sample):
-    from pathlib import Path
-
     sample = Path(shop_sample.uri)
     assert nights.days_of(Reference.parse("trailing 2 days"), STORM, sample) == [DAYS[-1], NIGHT]
     assert nights.days_of(Reference.parse("training"), STORM, sample) == list(DAYS)
