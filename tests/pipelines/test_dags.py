@@ -261,6 +261,24 @@ def test_nights_are_compared_and_profiled_as_the_spec_says(build):
     assert drift.warehouse == "bigquery://project/data"
 
 
+def test_spark_profiles_the_nights_after_their_scores_and_before_the_report(build):
+    said = "reference: trailing 14 days\n  segments: {by: origin}\n  profile_in: spark"
+    dags = build(
+        ("reference: training", said),
+        ("\nschedule:", "\nspark: {on: emr-serverless, settings: {application_id: a1, role: r}}\nschedule:"),
+    )
+    tasks = dags["monitor"].task_dict
+    profile, drift = tasks["profile"], tasks["drift"]
+    assert profile.upstream_task_ids == {"score"} and drift.upstream_task_ids == {"profile"}
+    assert tasks["performance"].upstream_task_ids == {"score"}, "it waits for no profile"
+    for name in ("name", "lake", "mlflow", "first", "last", "reference", "segment", "leave_out"):
+        assert getattr(profile, name) == getattr(drift, name), name
+    assert profile.spark == dags["ingest"].task_dict["etl"].spark == {
+        "on": "emr-serverless", "application_id": "a1", "role": "r",
+    }  # fmt: skip
+    assert "Spark: what has no profile yet" in dags["monitor"].doc_md
+
+
 def test_what_a_task_gets_is_what_the_spec_says(build):
     dags = build(("leave_out: [weekday]", "only: [hour, wind]"))
     assert "weekday" in dags["monitor"].task_dict["drift"].leave_out
