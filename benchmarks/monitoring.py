@@ -349,9 +349,8 @@ def report_stock(path: str) -> str:
 
     from airflow_provider_sml.ml.monitoring import drift
 
-    limits = drift.Limits(rows=10**9)
-    frames = [drift._frame(pq.read_table(side), NUMBERS, CATEGORIES, limits.rows) for side in _sides(path)]
-    snapshot = drift._run(*frames, list(NUMBERS), list(CATEGORIES), limits)
+    frames = [drift._frame(pq.read_table(side), NUMBERS, CATEGORIES) for side in _sides(path)]
+    snapshot = drift._run(*frames, list(NUMBERS), list(CATEGORIES), drift.Limits())
     snapshot.save_html(f"{path}.html")
     Path(f"{path}.stock").write_text(
         ",".join(sorted(c["name"] for c in drift._columns(snapshot.dict()) if c["drifted"]))

@@ -117,11 +117,11 @@ class ScorePartitionsOperator(ChampionOperator):
         snapshot = None
         for day in self.days():
             rows, content = predictions.scored_day(lake, table, day, scorer)
-            if not rows.num_rows:
-                self.log.warning("%s is not published, or has no rows: there is nothing to score", day)
             snapshot = predictions.log_predictions(lake, table, rows, key, version.version, scorer, day, content)
-            self._scored += rows.num_rows
-            self.log.info("%s: %s rows scored by version %s", day, f"{rows.num_rows:,}", version.version)
+            if not snapshot.rows:
+                self.log.warning("%s is not published, or has no rows: there is nothing to score", day)
+            self._scored += snapshot.rows
+            self.log.info("%s: %s rows scored by version %s", day, f"{snapshot.rows:,}", version.version)
         assert snapshot is not None
         return snapshot
 
@@ -280,13 +280,13 @@ class DriftReportOperator(ChampionOperator):
         """Reports of a sample of each night, by Evidently's own preset."""
         from airflow_provider_sml.ml.monitoring import drift, predictions
 
-        limits = drift.Limits(self.share, self.numeric, self.category, self.rows)
-        old = predictions.scored(predictions.reference_rows(sample), scorer)
+        limits = drift.Limits(self.share, self.numeric, self.category)
+        old = predictions.drawn_training(sample, scorer, self.rows)
 
         def night(day: dt.date, performance: Sequence[Mapping[str, Any]]) -> ReportRef:
-            new = predictions.scored(predictions.read_days(lake, table, day, day), scorer)
+            new = predictions.drawn_day(lake, table, day, scorer, self.rows)
             return drift.report(
-                self.name, version, day, old, new, scorer, limits, folder,
+                self.name, version, day, old.rows, new.rows, scorer, limits, folder, of=(old.of, new.of),
                 leave_out=self.leave_out, performance=performance,
             )  # fmt: skip
 

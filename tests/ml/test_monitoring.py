@@ -32,7 +32,7 @@ def scorer(shop_model):
 
 @pytest.fixture(scope="module")
 def reference(shop_sample, scorer):
-    return predictions.scored(predictions.reference_rows(Path(shop_sample.uri)), scorer)
+    return predictions.drawn_training(Path(shop_sample.uri), scorer, 10**6).rows
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,18 @@ def test_a_p_value_is_never_taken_for_a_distance():
         drift._columns({"metrics": [metric]})
 
 
-def test_the_same_day_again_gives_the_same_numbers_and_the_seed_draws_the_rows(reference, scorer, night, tmp_path):
-    limits = replace(LIMITS, rows=60)
-    one, first = report(reference, night, scorer, tmp_path / "one", limits)
-    two, second = report(reference, night, scorer, tmp_path / "one", limits)
-    assert (one, first) == (two, second)
-    assert first["rows"] == 120  # of the day, not of the draw
-    _, whole = report(reference, night, scorer, tmp_path / "whole")
+def test_the_same_rows_are_drawn_each_time_however_they_lie_in_files(reference, scorer, small, tmp_path):
+    day = DAYS[0]
+    few, all_ = (predictions.drawn_day(small, "orders", day, scorer, most) for most in (20, 10**6))
+    assert (few.rows.num_rows, few.of, all_.rows.num_rows, all_.of) == (20, 60, 60, 60)
+    rows = {tuple(row.values()) for row in few.rows.to_pylist()}
+    assert rows < {tuple(row.values()) for row in all_.rows.to_pylist()}
+    publish(small, {day: stored_day(day, 60).take(list(range(59, -1, -1)))})
+    assert predictions.drawn_day(small, "orders", day, scorer, 20) == few
+    one, first = report(reference, few.rows, scorer, tmp_path / "one", day=day, of=(reference.num_rows, few.of))
+    two, second = report(reference, few.rows, scorer, tmp_path / "one", day=day, of=(reference.num_rows, few.of))
+    assert (one, first) == (two, second) and one.rows == first["rows"] == 60, "of the day, not of the draw"
+    _, whole = report(reference, all_.rows, scorer, tmp_path / "whole", day=day)
     assert columns(first)["weight"]["value"] != columns(whole)["weight"]["value"]
 
 
@@ -157,9 +162,9 @@ def test_a_column_that_never_has_a_value_does_not_drift(reference, scorer, night
     assert found.verdict == "quiet" and columns(result)["rain"]["method"] == "no value on both sides"
 
 
-def test_a_column_whose_few_values_are_not_drawn(reference, scorer, night, tmp_path):
-    sparse = put(reference, "rain", [1.0] + [None] * (reference.num_rows - 1))
-    found, result = report(sparse, night, scorer, tmp_path, replace(LIMITS, rows=20))
+def test_a_column_without_a_value_on_one_side(reference, scorer, night, tmp_path):
+    drawn = put(reference, "rain", [None] * reference.num_rows)
+    found, result = report(drawn, night, scorer, tmp_path)
     assert columns(result)["rain"]["method"] == "no value on one side" and "rain" in found.drifted
 
 
@@ -219,18 +224,21 @@ def test_rows_that_lack_a_raw_column(scorer):
 
 def test_the_training_rows_are_gone(tmp_path):
     with pytest.raises(DataError, match="train and deploy again"):
-        predictions.reference_rows(tmp_path)
+        predictions.drawn_training(tmp_path, None, 10)
 
 
-def test_the_reference_is_the_training_split(shop_sample):
+def test_the_reference_is_the_training_split(shop_sample, scorer):
     rows = sum(pq.read_metadata(path).num_rows for path in split_files(shop_sample, "train"))
-    assert predictions.reference_rows(Path(shop_sample.uri)).num_rows == rows == shop_sample.rows["train"]
+    drawn = predictions.drawn_training(Path(shop_sample.uri), scorer, 100)
+    assert drawn.of == rows == shop_sample.rows["train"] and drawn.rows.num_rows == 100
 
 
-def test_a_day_that_is_not_there(shop_lake):
+def test_a_day_that_is_not_there(shop_lake, scorer):
     day = DAYS[0] - dt.timedelta(days=9)
     with pytest.raises(DataError, match=f"no rows from {day}"):
         predictions.read_days(shop_lake, "orders", day, day)
+    with pytest.raises(DataError, match=f"no rows of {day}"):
+        predictions.drawn_day(shop_lake, "orders", day, scorer, 10)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def lake(tmp_path):
 
 def test_the_verdicts_are_those_of_evidentlys_preset_on_all_rows(shop_lake, shop_sample, scorer, profiles, tmp_path):
     old, nights = profiles
-    rows = predictions.scored(predictions.reference_rows(Path(shop_sample.uri)), scorer)
+    rows = predictions.drawn_training(Path(shop_sample.uri), scorer, 10**6).rows
     same(old, of_batches([rows], KINDS))
     limits = drift.Limits(share=0.15, numeric=0.5, category=0.2)
     for day, verdict in ((NIGHT, "quiet"), (STORM, "drift")):

@@ -1,6 +1,6 @@
 """One night's drift report: the day's rows against the rows the model was trained on, by Evidently.
 
-A seeded sample of both sides goes through Evidently's DataDriftPreset; its numbers are read with the method that made
+A drawn sample of both sides goes through Evidently's DataDriftPreset; its numbers are read with the method that made
 them, because the meaning of ``value`` flips between p-values and distances. Distances are asked for by name, so that no
 verdict depends on how many rows there are. Written as ``DAY.html`` and ``DAY.json``.
 """
@@ -37,13 +37,11 @@ class Limits:
     :param share: share of the columns that must have drifted.
     :param numeric: Wasserstein distance in standard deviations of the reference.
     :param category: Jensen-Shannon distance (natural logarithm), 0 to 0.83.
-    :param rows: rows drawn from each side at most.
     """
 
     share: float = 0.3
     numeric: float = 0.1
     category: float = 0.1
-    rows: int = 5_000
 
 
 def report(
@@ -56,6 +54,7 @@ def report(
     limits: Limits,
     folder: Path,
     *,
+    of: tuple[int, int] | None = None,
     leave_out: Sequence[str] = (),
     performance: Sequence[Mapping[str, Any]] = (),
 ) -> ReportRef:
@@ -69,6 +68,7 @@ def report(
     :param scorer: knows which features are categories.
     :param limits: when something has drifted.
     :param folder: of the nights' reports.
+    :param of: how many rows the reference and the day were drawn from; they are all there when None.
     :param leave_out: features that are not compared.
     :param performance: measures of days whose labels have arrived, written beside.
     :raises DataError: when a side has no rows.
@@ -78,7 +78,8 @@ def report(
             raise DataError(f"{model}, {day}: the {side} has no rows", expected="at least one row", found="none")
     categories = [f.name for f in scorer.features if f.categories is not None and f.name not in leave_out]
     numbers = [f.name for f in scorer.features if f.categories is None and f.name not in leave_out] + [SCORE]
-    sides = [_frame(table, numbers, categories, limits.rows) for table in (reference, current)]
+    sides = [_frame(table, numbers, categories) for table in (reference, current)]
+    reference_rows, rows = of or (reference.num_rows, current.num_rows)
     # A column without a value on one side cannot be compared; it is told, not hidden.
     empty = {name: [bool(side[name].isna().all()) for side in sides] for name in numbers + categories}
     empty = {name: found for name, found in empty.items() if any(found)}
@@ -103,8 +104,8 @@ def report(
         "share_limit": limits.share,
         "drifted": drifted,
         "columns": columns,
-        "rows": current.num_rows,
-        "reference_rows": reference.num_rows,
+        "rows": rows,
+        "reference_rows": reference_rows,
         "performance": list(performance),
     }
     page = folder / f"{day}.html"
@@ -118,19 +119,17 @@ def report(
         verdict=str(result["verdict"]),
         share=round(share, 4),
         drifted=drifted[:10],
-        rows=current.num_rows,
+        rows=rows,
         uri=str(page),
     )
 
 
-def _frame(
-    table: pa.Table, numbers: Sequence[str], categories: Sequence[str], rows: int, seed: int = 7
-) -> pd.DataFrame:
-    """At most ``rows`` rows as pandas, drawn by a seed: numbers as floats, categories as text."""
+def _frame(table: pa.Table, numbers: Sequence[str], categories: Sequence[str]) -> pd.DataFrame:
+    """The rows as pandas: numbers as floats, categories as text."""
     chosen = [table.column(name).cast(pa.float64()) for name in numbers]
     chosen += [table.column(name).cast(pa.string()) for name in categories]
     frame: pd.DataFrame = pa.table(chosen, names=[*numbers, *categories]).to_pandas()
-    return frame.sample(rows, random_state=seed) if len(frame) > rows else frame
+    return frame
 
 
 def _run(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -13,12 +15,20 @@ from airflow_provider_sml.errors import DataError
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Scorer
 from airflow_provider_sml.ml.contract import PARTITION
-from airflow_provider_sml.ml.expressions import Type, physical
+from airflow_provider_sml.ml.expressions import Type, identifier, physical
 from airflow_provider_sml.ml.lake import Lake
+from airflow_provider_sml.ml.lake.reading import batches, relation
 from airflow_provider_sml.ml.monitoring.drift import SCORE
 from airflow_provider_sml.ml.monitoring.profile_store import content as content_of
+from airflow_provider_sml.ml.sampling import hash_sql
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.refs import SnapshotRef
+
+if TYPE_CHECKING:
+    import duckdb
+
+#: What DuckDB may hold while rows are drawn, and the seed of their hashes.
+MEMORY, _SEED = "512MB", 7
 
 COLUMNS: list[tuple[str, Type]] = [
     ("row_key", "string"),
@@ -70,8 +80,65 @@ def _with(table: pa.Table, name: str, column: pa.Array | pa.ChunkedArray) -> pa.
     return table.set_column(table.column_names.index(name), name, column)
 
 
-def scored_day(lake: Lake, table: str, day: dt.date, scorer: Scorer) -> tuple[pa.Table, str]:
-    """The scored rows of a day, none where it is not published, and the name of the files that they are from.
+class Drawn(NamedTuple):
+    """Rows drawn for a report, as ``scored`` gives them.
+
+    :param rows: those that were drawn.
+    :param of: how many they were drawn from.
+    """
+
+    rows: pa.Table
+    of: int
+
+
+def drawn_day(lake: Lake, table: str, day: dt.date, scorer: Scorer, most: int) -> Drawn:
+    """Rows of a day, drawn by the hash of their key: the same each time, in memory for those that are drawn.
+
+    :param table: of the lake.
+    :param scorer: of the version in production.
+    :param most: rows at most.
+    :raises DataError: when the day is not published.
+    """
+    if not lake.days(table).get(day):
+        raise DataError(f"{table} has no rows of {day}", expected="a published day", found="none",
+                        todo="run the ingest first")  # fmt: skip
+    with storage.connect_duckdb([lake.root], {"memory_limit": MEMORY}) as connection:
+        return _drawn(connection, relation(connection, lake, table, first=day, last=day), scorer, most)
+
+
+def drawn_training(sample: Path, scorer: Scorer, most: int) -> Drawn:
+    """Rows that a model was trained on, the reference of its nights, drawn as those of a day.
+
+    :param sample: place of the sample.
+    :raises DataError: when the sample is gone.
+    """
+    files = sorted(str(path) for path in (sample / "train").glob("*.parquet"))
+    if not files:
+        raise DataError(
+            "the training rows of the model in production are gone",
+            expected=f"files in {sample / 'train'}",
+            found="none",
+            todo="train and deploy again: drift cannot be seen without a reference",
+        )
+    with storage.connect_duckdb(files[:1], {"memory_limit": MEMORY}) as connection:
+        rows = connection.read_parquet(files, union_by_name=True, hive_partitioning=False)
+        return _drawn(connection, rows, scorer, most)
+
+
+def _drawn(connection: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation, scorer: Scorer, most: int) -> Drawn:
+    rows.create_view("rows_to_draw")
+    key = [name for name in scorer.bundle.dataset.contract.key if name in rows.columns] or rows.columns
+    wanted = [name for name in dict.fromkeys(physical(name) for name in scorer.columns) if name in rows.columns]
+    order = ", ".join([hash_sql(key, _SEED), *(identifier(name, "duckdb") for name in key)])
+    chosen = ", ".join(identifier(name, "duckdb") for name in wanted)
+    [(of,)] = connection.execute("SELECT count(*) FROM rows_to_draw").fetchall()
+    drawn = connection.execute(f"SELECT {chosen} FROM rows_to_draw ORDER BY {order} LIMIT {most}").to_arrow_table()
+    return Drawn(scored(drawn, scorer), of)
+
+
+def scored_day(lake: Lake, table: str, day: dt.date, scorer: Scorer) -> tuple[Iterator[pa.Table], str]:
+    """The rows of a day with their keys and ``score``, some at a time, none where it is not published; and the name of
+    the files that they are from.
 
     :param table: of the lake.
     :param day: the day.
@@ -80,14 +147,18 @@ def scored_day(lake: Lake, table: str, day: dt.date, scorer: Scorer) -> tuple[pa
     snapshot = lake.snapshot_id(table)
     files = [file for file in lake.files(table, snapshot, day, day) if file.rows]
     if not files:
-        return pa.table({}), ""
-    return scored(read_days(lake, table, day, day, snapshot), scorer), content_of([file.path for file in files])
+        return iter(()), ""
+    known = set(lake.columns(table))
+    wanted = dict.fromkeys([*scorer.bundle.dataset.contract.key, *(physical(name) for name in scorer.columns)])
+    columns = [name for name in wanted if name in known]
+    read = batches(lake, table, snapshot, columns=columns, first=day, last=day)
+    return (scored(pa.table(batch), scorer) for batch in read), content_of([file.path for file in files])
 
 
 def log_predictions(
     lake: Lake,
     table: str,
-    rows: pa.Table,
+    rows: pa.Table | Iterable[pa.Table],
     key: Sequence[str],
     version: str,
     scorer: Scorer,
@@ -96,26 +167,34 @@ def log_predictions(
 ) -> SnapshotRef:
     """Publish the scores of a day to the table ``TABLE_predictions``; a repeat replaces them.
 
-    :param rows: the day's rows with their ``score``; none empties the day.
+    :param rows: the day's rows with their ``score``, at once or some at a time; none empties the day.
     :param key: the columns that name a row.
     :param content: names the files that the rows are from, so that ``logged_files`` finds the scores by them.
     """
-    size, name = rows.num_rows, predictions_table(table)
+    name, parts = predictions_table(table), iter([rows] if isinstance(rows, pa.Table) else rows)
     lineage = {"model_version": version, "model_id": scorer.bundle.model_id}
-    if not size:
+    first = next((part for part in parts if part.num_rows), None)
+    if first is None:
         return lake.publish(name, COLUMNS, [], day, day, lineage)
-    predictions = pa.table(
-        {
-            "row_key": row_keys(rows, key),
-            SCORE: rows.column(SCORE),
-            "model_version": pa.array([version] * size, pa.string()),
-            "model_id": pa.array([scorer.bundle.model_id] * size, pa.string()),
-            PARTITION: pa.array([day] * size, pa.date32()),
-        }
-    )
-    folder = lake.stage(name, _run(day, content, scorer.bundle.model_id))
-    storage.write_table(predictions, folder / "predictions.parquet")
-    return lake.publish(name, COLUMNS, [folder / "predictions.parquet"], day, day, lineage)
+
+    def predicted(part: pa.Table) -> pa.Table:
+        size = part.num_rows
+        return pa.table(
+            {
+                "row_key": row_keys(part, key),
+                SCORE: part.column(SCORE),
+                "model_version": pa.array([version] * size, pa.string()),
+                "model_id": pa.array([scorer.bundle.model_id] * size, pa.string()),
+                PARTITION: pa.array([day] * size, pa.date32()),
+            }
+        )
+
+    path = lake.stage(name, _run(day, content, scorer.bundle.model_id)) / "predictions.parquet"
+    begun = predicted(first)
+    with storage.parquet_writer(path, begun.schema) as writer:
+        for part in chain([begun], map(predicted, parts)):
+            writer.write_table(part)
+    return lake.publish(name, COLUMNS, [path], day, day, lineage)
 
 
 def _run(day: dt.date, content: str, model_id: str) -> str:
@@ -151,19 +230,3 @@ def row_keys(rows: pa.Table, key: Sequence[str]) -> pa.Array:
         ],
         pa.string(),
     )
-
-
-def reference_rows(sample_uri: Path) -> pa.Table:
-    """The training rows of a sample, the reference of a model trained on it.
-
-    :raises DataError: when the sample is gone.
-    """
-    files = sorted((sample_uri / "train").glob("*.parquet"))
-    if not files:
-        raise DataError(
-            "the training rows of the model in production are gone",
-            expected=f"files in {sample_uri / 'train'}",
-            found="none",
-            todo="train and deploy again: drift cannot be seen without a reference",
-        )
-    return pa.concat_tables([storage.read_table(path) for path in files])
