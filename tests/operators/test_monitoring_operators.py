@@ -63,3 +63,9 @@ def test_old_reports_and_profiles_are_removed_but_not_those_of_the_window(places
     assert kept[0] == str(STORM - dt.timedelta(days=8)) and kept[-1] == str(STORM)
     told = json.loads((reports / "orders" / "nights" / f"{STORM}.json").read_text())
     assert set(told["segments"]) == {"Bern", "Oslo", "Rome"} and told["nights"] == 8
+
+
+def test_a_sample_of_a_night_is_drawn_from_all_its_rows(places, tmp_path):
+    _, drift, _ = night(places, STORM, tmp_path / "reports", source="sample", rows=50)
+    told = json.loads((tmp_path / "reports" / "orders" / "nights" / f"{STORM}.json").read_text())
+    assert (drift.verdict, told["rows"], told["reference_rows"]) == ("drift", 60, 1320) and "rain" in drift.drifted

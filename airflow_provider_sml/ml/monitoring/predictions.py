@@ -132,7 +132,7 @@ def _drawn(connection: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation,
     order = ", ".join([hash_sql(key, _SEED), *(identifier(name, "duckdb") for name in key)])
     chosen = ", ".join(identifier(name, "duckdb") for name in wanted)
     [(of,)] = connection.execute("SELECT count(*) FROM rows_to_draw").fetchall()
-    drawn = connection.execute(f"SELECT {chosen} FROM rows_to_draw ORDER BY {order} LIMIT {most}").to_arrow_table()
+    drawn = connection.sql(f"SELECT {chosen} FROM rows_to_draw ORDER BY {order} LIMIT {most}").to_arrow_table()
     return Drawn(scored(drawn, scorer), of)
 
 

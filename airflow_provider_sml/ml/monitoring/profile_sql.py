@@ -9,6 +9,7 @@ sums of what rounding took away: with ``x = r + d``, ``sum(x) = sum(n r) + sum(d
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_provider_sml.ml.expressions import Dialect, identifier
+from airflow_provider_sml.ml.monitoring.counting import PIECE
 from airflow_provider_sml.ml.monitoring.profile import (
     CAP,
     HELD,
@@ -192,15 +194,29 @@ def of_spark(
         yield pa.record_batch({"profile": pa.array([made], pa.string())})
 
     rows = session.sql(f"SELECT {_asked(columns, 'spark', segment)} FROM {source}")
-    parts = [Profile.load(json.loads(row[0])) for row in rows.mapInArrow(part, "profile string").collect()]
+    with _batches_of(session, PIECE):
+        found = rows.mapInArrow(part, "profile string").collect()
+    parts = [Profile.load(json.loads(row[0])) for row in found]
     whole = merge(parts, cap) if parts else empty(kinds)
     return _named(whole, columns)
+
+
+@contextlib.contextmanager
+def _batches_of(session: SparkSession, rows: int) -> Iterator[None]:
+    """Hand rows to Python workers so many at once: of 10,000, Spark's own number, each costs a tenth of CPU more."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = session.conf.get(name)
+    session.conf.set(name, str(rows))
+    try:
+        yield
+    finally:
+        session.conf.set(name, before)
 
 
 def of_spark_sql(
     session: SparkSession, source: str, columns: Sequence[Column], cap: int = CAP, segment: str | None = None
 ) -> Profile:
-    """The same by one SQL statement, without a Python worker; it takes several times the CPU."""
+    """The same by one SQL statement, without a Python worker; it takes nearly twice the CPU."""
     rows = session.sql(statement(source, columns, "spark", cap, segment)).collect()
     return read((tuple(row) for row in rows), columns, cap)
 
