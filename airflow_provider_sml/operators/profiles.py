@@ -26,7 +26,8 @@ class ProfilePartitionsOperator(ChampionOperator, SparkPlanOperator):
     has its profile is not profiled again, and where all have, no job is submitted. The scores that a task before it has
     logged are left to the report, which reads that one column; without segments these are those of
     ``ScorePartitionsOperator``. Other scores are computed by Spark's Python workers where they have Python 3.11, NumPy,
-    PyArrow, pydantic and the model's library; where they lack them the log says so, and the report computes them.
+    pandas, PyArrow, pydantic and the model's library; where they lack one the log says so, and the report computes
+    them.
 
     :param reference: what the days are compared with, as of ``DriftReportOperator``: its days are profiled too.
     :param segment: a stored column by which the rows are judged apart as well, as of ``DriftReportOperator``.
@@ -81,7 +82,7 @@ class ProfilePartitionsOperator(ChampionOperator, SparkPlanOperator):
         if reason:
             self.log.warning(
                 "the report will compute scores itself: Spark's Python workers cannot load the model (%s); they need "
-                "Python 3.11, numpy, pyarrow, pydantic and the model's library", reason,
+                "Python 3.11, numpy, pandas, pyarrow, pydantic and the model's library", reason,
             )  # fmt: skip
         self.log.info("%d days have profiles of their features, %d of their scores", len(features), len(scores))
         return ProfilesRef(

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_sml.ml.bundle import Scorer
 from airflow_provider_sml.ml.etl import application
-from airflow_provider_sml.ml.etl.plan import compile_plan, spark_conf
+from airflow_provider_sml.ml.etl.plan import SPARK_CONF, compile_plan, spark_conf
+from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.lake.audit import Staged
+from airflow_provider_sml.ml.monitoring import spark_profiles
+from airflow_provider_sml.ml.monitoring.night_profiles import NightProfiles
 from tests import shops
 from tests.etl.conftest import bad, good, section
+from tests.ml.test_lake_shops import fit, publish, stored_day
+from tests.ml.test_profiles import same
+from tests.trained import NIGHT
 
 PYSPARK = "3.5.8"
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +44,43 @@ def older_python():
             if done.returncode:
                 pytest.skip(f"no pyspark {PYSPARK}: {done.stderr.strip()[-200:]}")
     return python
+
+
+def run_older(python, conf, plan):
+    """Run the application on the older Spark."""
+    conf = conf | {
+        "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
+        "spark.sql.shuffle.partitions": "2", "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+    }  # fmt: skip
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SPARK_HOME")}
+    env |= {"PYSPARK_PYTHON": str(python), "PYSPARK_DRIVER_PYTHON": str(python)}
+    [submit] = python.parents[1].glob("lib/python*/site-packages/pyspark/bin/spark-submit")
+    command = [str(submit), "--master", "local[2]"]
+    command += [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
+    command += [application.__file__, str(plan)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_spark_3_5_without_a_library_makes_the_same_profiles_and_no_scores(older_python, tmp_path):
+    lake = Lake(str(tmp_path / "lake"))
+    publish(lake, {NIGHT: stored_day(NIGHT, 60)})
+    scorer = Scorer(fit(stored_day(NIGHT, 60)))
+    nights = NightProfiles(lake, "orders", scorer, segment="city")
+    output = lake.stage("orders", "profile")
+    spark_profiles.write_plan(lake, "orders", nights, nights.unread([NIGHT]), output)
+    run_older(older_python, SPARK_CONF, output / "plan.json")
+    features, scores, reason = spark_profiles.take(lake, output)
+    assert (features, scores) == ([NIGHT], []) and "must be installed" in reason
+    by_spark = nights.nights([NIGHT])[NIGHT]
+    shutil.rmtree(lake.root / "profiles")
+    by_duckdb = nights.nights([NIGHT])[NIGHT]
+    same(by_spark, by_duckdb)
+    assert by_duckdb.segments
+    for city, part in by_duckdb.segments.items():
+        same(by_spark.segments[city], part)
 
 
 @pytest.mark.slow
@@ -71,18 +115,7 @@ def test_spark_3_5_gives_the_same_rows(spark, older_python, tmp_path, monkeypatc
     newer = plan_for("newer")
     application.run(spark, json.loads((newer / "plan.json").read_text()))
     older = plan_for("older")
-    conf = spark_conf(dataset) | {
-        "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1",
-        "spark.sql.shuffle.partitions": "2", "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
-    }  # fmt: skip
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SPARK_HOME")}
-    env |= {"PYSPARK_PYTHON": str(older_python), "PYSPARK_DRIVER_PYTHON": str(older_python)}
-    [submit] = older_python.parents[1].glob("lib/python*/site-packages/pyspark/bin/spark-submit")
-    command = [str(submit), "--master", "local[2]"]
-    command += [part for key, value in conf.items() for part in ("--conf", f"{key}={value}")]
-    command += [application.__file__, str(older / "plan.json")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    run_older(older_python, spark_conf(dataset), older / "plan.json")
     one, other = Staged.read(newer), Staged.read(older)
     assert other.report["spark"] == PYSPARK and one.report["spark"].startswith("4.")
     assert good(one) == good(other) and len(good(one)) > 40

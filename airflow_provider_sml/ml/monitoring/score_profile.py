@@ -1,7 +1,8 @@
 """The profile of the scores that a model gives to rows: here, and in the Python workers of Spark.
 
-A worker needs Python 3.11, NumPy, PyArrow, pydantic and the library of the model's flavour, and nothing else of what
-this package needs: it gets this module and what it imports from ``spark_profiles`` as an archive.
+A worker needs Python 3.11, NumPy, PyArrow, pydantic and the library of the model's flavour (and pandas, which Spark
+asks for), and nothing else of what this package needs: it gets this module and what it imports from ``spark_profiles``
+as an archive.
 """
 
 from __future__ import annotations
