@@ -49,6 +49,7 @@ def report(rules):
     return json.loads(path.read_text(), parse_float=lambda digits: float(f"{float(digits):.6g}"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_report_reads_no_row_of_a_day_that_spark_has_profiled(dag_project, places, tmp_path):
     from airflow_provider_sml.ml.monitoring import profile_store
