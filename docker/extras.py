@@ -13,6 +13,8 @@ from pathlib import Path
 NAME = "airflow-provider-sml"
 #: Of the core, what the engine itself imports.
 CORE = ("psutil", "pydantic", "PyYAML")
+#: It starts a worker for each GPU of one machine, and would take Dask back from the version that the tasks have.
+LEFT_OUT = "dask-cuda"
 
 
 def requirements(extras: list[str], path: Path) -> list[str]:
@@ -45,7 +47,7 @@ def requirements(extras: list[str], path: Path) -> list[str]:
             own = re.fullmatch(re.escape(NAME) + r"\[(.*)\]", line)
             if own:
                 wanted += [name.strip() for name in own[1].split(",")]
-            elif not line.startswith("#"):
+            elif not line.startswith(("#", LEFT_OUT)):
                 lines.append(line)
     return list(dict.fromkeys(lines))
 
