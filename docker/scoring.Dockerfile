@@ -17,11 +17,7 @@ ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE}
 
 ARG XGBOOST=xgboost
-ARG RUN_AS=10001
-# What names this image in what it makes, such as the commit; see docker/Dockerfile.
-ARG IMAGE_DIGEST=
-ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST} \
-    PATH=/opt/sml/bin:${PATH} \
+ENV PATH=/opt/sml/bin:${PATH} \
     DO_NOT_TRACK=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
     PYTHONUNBUFFERED=1 \
@@ -36,9 +32,14 @@ RUN python3 -m venv /opt/sml \
 COPY pyproject.toml README.md LICENSE ./
 COPY airflow_provider_sml airflow_provider_sml
 RUN python -m pip install --no-cache-dir --no-deps . \
+    && rm -rf build \
     && python -m compileall -q -j 0 /opt/sml/lib \
-    && useradd --system --uid 10001 --gid 0 --home-dir /opt/sml --shell /usr/sbin/nologin sml
+    && useradd --uid 10001 --gid 0 --home-dir /opt/sml --shell /usr/sbin/nologin sml
 
+# What names this image in what it makes, such as the commit; see docker/Dockerfile.
+ARG IMAGE_DIGEST=
+ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST}
+ARG RUN_AS=10001
 USER ${RUN_AS}
 WORKDIR /opt/sml
 EXPOSE 8080
