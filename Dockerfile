@@ -6,9 +6,10 @@ FROM astrocrpublic.azurecr.io/runtime:3.3-1
 USER root
 RUN python -m pip install --no-cache-dir --no-deps . \
     && rm -rf build airflow_provider_sml* \
-    && python -m compileall -q -j 0 "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" dags include
+    && python -m compileall -q -j 0 "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 # What the lineage of models names this image by; the Deployment's variable SML_IMAGE_DIGEST goes before.
 ARG IMAGE_DIGEST=
+RUN python -m compileall -q dags include
 ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST}
 USER astro

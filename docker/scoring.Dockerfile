@@ -33,13 +33,15 @@ COPY pyproject.toml README.md LICENSE ./
 COPY airflow_provider_sml airflow_provider_sml
 RUN python -m pip install --no-cache-dir --no-deps . \
     && rm -rf build \
-    && python -m compileall -q -j 0 /opt/sml/lib \
-    && useradd --uid 10001 --gid 0 --home-dir /opt/sml --shell /usr/sbin/nologin sml
+    && python -m compileall -q -j 0 /opt/sml/lib
 
-# What names this image in what it makes, such as the commit; see docker/Dockerfile.
+# What names this image in what it makes, such as the commit; see docker/Dockerfile. CuPy ends where it cannot write, and
+# the user has no home.
 ARG IMAGE_DIGEST=
-ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST}
 ARG RUN_AS=10001
+RUN useradd --uid 10001 --gid 0 --home-dir /opt/sml --shell /usr/sbin/nologin sml
+ENV SML_IMAGE_DIGEST=${IMAGE_DIGEST} \
+    CUPY_CACHE_DIR=/tmp/cupy
 USER ${RUN_AS}
 WORKDIR /opt/sml
 EXPOSE 8080

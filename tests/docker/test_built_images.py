@@ -39,6 +39,11 @@ def test_the_scoring_image_serves_a_model_without_root_and_without_airflow(image
     folder, port = tmp_path / "bundle", free_port()
     expected[1].write(folder)
     options = ["--network=host", "--read-only", "--env=SML_SERVE_HOST=127.0.0.1"]
+    root = images.build(
+        "localhost/as-root:test", "docker/scoring.Dockerfile", images.debian(), RUN_AS="0", IMAGE_DIGEST="commit:abc"
+    )
+    said = images.run("--entrypoint=sh", root, "-c", "id -u; echo $SML_IMAGE_DIGEST").stdout
+    assert said == "0\ncommit:abc\n"
     assert images.run(*options, "--entrypoint=id", scoring, "-u").stdout == "10001\n"
     images.run(*options, "--entrypoint=python", scoring, "-c", "import onnxruntime, skops.io, xgboost")
     missing = images.run(*options, "--entrypoint=python", scoring, "-c", "import airflow", check=False)

@@ -76,6 +76,9 @@ class TestDockerfile:
         given = words.index(("ARG", "IMAGE_DIGEST="))
         set_by = [at for at, (word, rest) in enumerate(words) if word == "ENV" and f"{IMAGE}=${{IMAGE_DIGEST}}" in rest]
         assert len(set_by) == 1 and set_by[0] > given > [word for word, _ in words].index("FROM")
+        commands = [at for at, (word, _) in enumerate(words) if word == "RUN"]
+        assert given < commands[-1] < set_by[0], "podman sees another value by a command alone"
+        assert commands[-2] < given, "the libraries are not installed again for another value"
 
     def test_what_it_copies_is_there(self, path):
         ignored = (ROOT / ".dockerignore").read_text().split()
