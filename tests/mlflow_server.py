@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,13 +23,9 @@ from threading import Thread
 
 import pytest
 
+from airflow_provider_sml.testing.processes import free_port
+
 USER, PASSWORD, TOKEN = "trainer", "s3cret-mlflow-word", "t0ken-of-the-trainer"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import subprocess
 import tempfile
@@ -16,10 +17,16 @@ class ServerUnavailableError(Exception):
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on at this moment.
+
+    One below those that systems give to outgoing connections (from 32768 on Linux), which might take it before the
+    server does.
+    """
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            port = random.SystemRandom().randint(20_000, 32_000)  # tests seed the other generator
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

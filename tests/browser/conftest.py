@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_sml.testing.processes import free_port
 from tests import shops
 from tests.browser.stack import ROOT, USERS
 from tests.ui import big_model
@@ -61,7 +62,7 @@ def make_project(root):
     from airflow_provider_sml.ml.lake import Lake
     from tests.ml.test_lake_shops import publish, stored_day
 
-    text = shops.spec_text(root, shops_port())
+    text = shops.spec_text(root, free_port())
     for old, new in SPEC_CHANGES.items():
         assert old in text, old
         text = text.replace(old, new)
@@ -83,14 +84,6 @@ def project(tmp_path_factory):
 
 
 COLUMNS = ("hour", "weight", "rain", "age", "city", "score")
-
-
-def shops_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Stack:

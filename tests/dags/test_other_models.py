@@ -13,7 +13,7 @@ from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.ml.registry.report import of_version
 from airflow_provider_sml.ml.serving.local import LocalEndpoint
 from airflow_provider_sml.ml.serving.stored import stored_rows
-from tests.dags.test_pipeline import free_port
+from airflow_provider_sml.testing.processes import free_port
 from tests.ml.test_lake_shops import DATASET, publish, stored_day
 from tests.trained import DAYS, NIGHT, STORM
 

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import socket
 import urllib.request
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.ml.serving.local import LocalEndpoint
+from airflow_provider_sml.testing.processes import free_port
 from tests import shops
 
 DAG_FILE = """
@@ -20,12 +20,6 @@ build_dags({path!r}, into=globals(), default_args={{"retries": 0}})
 """
 TRAINED = shops.days(17)
 NIGHT, STORM = shops.days(2, TRAINED[-1] + dt.timedelta(days=1))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

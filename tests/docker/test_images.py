@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -149,7 +148,7 @@ def test_the_s3_server_of_the_stack_starts_on_a_new_volume_and_mlflow_finds_its_
     """With the command lines of the file; only the folder and the port are this machine's."""
     import boto3
 
-    from airflow_provider_sml.testing.processes import ServerUnavailableError, listens, server
+    from airflow_provider_sml.testing.processes import ServerUnavailableError, free_port, listens, server
     from airflow_provider_sml.testing.stores import program
 
     try:
@@ -275,9 +274,3 @@ def test_the_scoring_image_installs_no_airflow():
     for asked, said in (("nothing", "no extra nothing"), ("google:s3fs", "google has no requirement s3fs")):
         with pytest.raises(SystemExit, match=said):
             module.requirements([asked], ROOT / "setup.cfg")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -1,7 +1,5 @@
 """Connections: where a place comes from, the forms in the UI, the test buttons, secrets that stay put."""
 
-import socket
-
 import pytest
 
 from airflow_provider_sml.errors import ConfigurationError
@@ -10,6 +8,7 @@ from airflow_provider_sml.hooks.dask import DaskHook
 from airflow_provider_sml.hooks.dask_gateway import DaskGatewayHook
 from airflow_provider_sml.hooks.lake import LakeHook
 from airflow_provider_sml.hooks.mlflow import MlflowHook
+from airflow_provider_sml.testing.processes import free_port
 
 pytestmark = pytest.mark.usefixtures("airflow_db")
 
@@ -205,9 +204,3 @@ def test_airflow_finds_the_forms_and_hooks_of_the_connection_types():
             described["ui-field-behaviour"]["hidden-fields"]
         )
         assert shown | set(described["conn-fields"])
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

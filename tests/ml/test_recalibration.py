@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from airflow_provider_sml.ml.training.cluster import cluster
 from airflow_provider_sml.ml.training.evaluation import evaluate
 from airflow_provider_sml.ml.training.trainer import Training, train
 from airflow_provider_sml.refs import ModelVersionRef
+from airflow_provider_sml.testing.processes import free_port
 from tests.ml.test_lake_shops import DATASET
 from tests.trained import DAYS, PARAMS
 
@@ -73,10 +73,7 @@ def test_a_scoring_server_gives_recalibrated_probabilities(thinned, tmp_path):
     answers = {}
     for name, kept in (("after", bundle), ("before", replace(bundle, recalibration=1.0))):
         kept.write(tmp_path / name)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        endpoint = LocalEndpoint(tmp_path / f"endpoint-{name}", "orders", port)
+        endpoint = LocalEndpoint(tmp_path / f"endpoint-{name}", "orders", free_port())
         try:
             with endpoint.start_candidate(tmp_path / name, "orders", "1") as candidate:
                 candidate.go_live()

@@ -36,6 +36,7 @@ from airflow_provider_sml.ml.serving.process import _Process, bind
 from airflow_provider_sml.ml.serving.requests import RequestChecker
 from airflow_provider_sml.ml.serving.server import RequestLimits, create_app
 from airflow_provider_sml.ml.serving.state import ServerRecord
+from airflow_provider_sml.testing.processes import free_port
 
 COLUMNS = {
     "at": {"type": "timestamp", "required": True},
@@ -412,15 +413,9 @@ def test_a_disk_that_refuses_costs_predictions_not_the_log(tmp_path: Path) -> No
 # --- local endpoint -------------------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture
 def endpoint(tmp_path: Path) -> Iterator[LocalEndpoint]:
-    made = LocalEndpoint(tmp_path / "endpoints", "toy", _free_port())
+    made = LocalEndpoint(tmp_path / "endpoints", "toy", free_port())
     yield made
     made.stop()
     assert not [r for r in made._recorded() if r is not None and r.process]
@@ -645,7 +640,7 @@ def test_the_command_line(
 
 
 def test_serve_as_a_container_runs_it(folders: list[Path], tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     process = psutil.Popen(
         [sys.executable, "-m", "airflow_provider_sml.ml.serving", "serve"],
         env={**local.environment(), "SM_MODEL_DIR": str(folders[0]), "AIP_HTTP_PORT": str(port)},

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -29,6 +28,7 @@ from airflow_provider_sml.ml.sampling import split_files
 from airflow_provider_sml.ml.training import data
 from airflow_provider_sml.ml.training.cluster import addresses, cluster
 from airflow_provider_sml.ml.training.trainer import Training, train
+from airflow_provider_sml.testing.processes import free_port
 from tests import shops
 from tests.ml.test_lake_shops import DATASET
 from tests.processes import start
@@ -325,12 +325,6 @@ def test_clusters_that_do_not_exist(where, workers, words):
 
 
 # --- clusters that fail -----------------------------------------------------------------------------------------------
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """MLflow fails in the middle of a promotion: alias and endpoint never disagree for good, and no move is lost."""
 
 import json
-import socket
 
 import pytest
 
 from airflow_provider_sml.ml import registry as module
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.ml.serving.local import LocalEndpoint
+from airflow_provider_sml.testing.processes import free_port
 from tests.mlflow_server import PASSWORD, USER
 from tests.toy import register_versions
 
@@ -37,9 +37,7 @@ def promote(mlflow_server, dag_project, tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_DOOR", json.dumps(connection))
     registry = Registry(mlflow_server.uri, {"username": USER, "password": PASSWORD})
     register_versions(tmp_path, 2, registry)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     endpoint = LocalEndpoint(tmp_path / "endpoints", "toy", port)
 
     def run(dag, version="", operator="DeployModelOperator"):

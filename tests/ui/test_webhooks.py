@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
+from airflow_provider_sml.testing.processes import free_port
 from airflow_provider_sml.triggers.alias import TOLD, AliasTrigger, asset_key, moved_to
 from tests.mlflow_server import PASSWORD, USER
 
@@ -338,9 +338,7 @@ def test_mlflows_own_server_tells_and_tells_again_until_it_is_heard(mlflow_serve
 
     registry = fill(Registry(mlflow_server.uri, {"username": USER, "password": PASSWORD}))
     connect(monkeypatch, mlflow_server.uri, login=USER, password=PASSWORD)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     heard = []
 
     async def receiver(scope, receive, send):

