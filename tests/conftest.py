@@ -84,9 +84,10 @@ def postgres_dsn():
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kubernetes():
-    """A control plane of Kubernetes without nodes; one for the whole run."""
+    """A control plane of Kubernetes without nodes; it ends with its module, because it takes a twentieth of a processor
+    as long as it runs."""
     from airflow_provider_sml.testing.kubernetes_api import kubernetes_api
     from airflow_provider_sml.testing.processes import ServerUnavailableError
 
