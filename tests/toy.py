@@ -68,6 +68,23 @@ def make_bundle(seed: int, category: bool = False) -> Bundle:
     return Bundle("toy", f"toy{seed}", PORTS if category else DATASET, 5, {}, bytes(booster.save_raw("ubj")))
 
 
+def make_other(flavour: str) -> Bundle:
+    """A model that learned from such rows, and is none of XGBoost's.
+
+    :param flavour: ``sklearn`` or ``onnx``.
+    """
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    from tests.others import graph_of
+
+    rows = make_rows(400)
+    matrix = np.column_stack([rows[name].to_numpy() for name in FEATURES])
+    classifier = LogisticRegression(max_iter=1000).fit(matrix, rows["label"].to_numpy())
+    content = skops.io.dumps(classifier) if flavour == "sklearn" else graph_of(classifier, len(FEATURES))
+    return Bundle("toy", f"toy-{flavour}", DATASET, 0, {}, content, flavour=flavour)
+
+
 def register_versions(root: Path, count: int = 3, registry: Registry | None = None) -> Path:
     """Register versions 1, 2, ... of the model in ``root/mlflow``, or in another registry; gives the root."""
     sample = root / "sample"
@@ -75,10 +92,16 @@ def register_versions(root: Path, count: int = 3, registry: Registry | None = No
     pq.write_table(make_rows(), sample / "test" / "part.parquet")
     registry = registry or Registry(str(root / "mlflow"))
     for seed in range(1, count + 1):
-        bundle = make_bundle(seed)
-        folder = root / "bundles" / bundle.model_id
-        bundle.write(folder)
-        model = ModelRef(uri=str(folder), model_id=bundle.model_id, digest=bundle.digest, sample_id="s", rounds=5)
-        example = np.array([[1.0, 2.0, 0.5]])
-        registry.register("toy", model, example, lineage={"sample_uri": str(sample), "gate": "passed"})
+        register(root, make_bundle(seed), registry)
     return root
+
+
+def register(root: Path, bundle: Bundle, registry: Registry) -> str:
+    """Register a version of the model, of ``root/sample``; gives its number."""
+    folder = root / "bundles" / bundle.model_id
+    bundle.write(folder)
+    model = ModelRef(
+        uri=str(folder), model_id=bundle.model_id, digest=bundle.digest, sample_id="s", rounds=bundle.rounds
+    )
+    lineage = {"sample_uri": str(root / "sample"), "gate": "passed"}
+    return registry.register("toy", model, np.array([[1.0, 2.0, 0.5]]), lineage=lineage).version

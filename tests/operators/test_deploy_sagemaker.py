@@ -7,6 +7,7 @@ import pytest
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.testing.aws.containers import ScoringContainer, bundle_container
+from tests.toy import make_other, register
 
 DAG_FILE = """
 from datetime import timedelta
@@ -54,6 +55,12 @@ def champion(registry):
 
 def config(cloud):
     return cloud.sagemaker.endpoint("toy").fleet.config
+
+
+def test_a_classifier_of_scikit_learn_is_served_by_the_same_image(deploy, cloud, registry, toy):
+    version = register(toy, make_other("sklearn"), registry)
+    result = deploy(version)
+    assert (result.state, result.results["deploy"]["parity_rows"], champion(registry)) == ("success", 30, version)
 
 
 def test_a_version_is_deployed_checked_and_made_champion(deploy, cloud, registry):

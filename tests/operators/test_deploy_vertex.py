@@ -15,6 +15,7 @@ from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.operators.deployment_targets import Deployment, check_settings
 from airflow_provider_sml.operators.deployment_targets.vertex import deployed_ids
 from airflow_provider_sml.testing.google.vertex_containers import Scoring, scoring_app, scoring_process
+from tests.toy import make_other, register
 
 PARENT = "projects/fake-project/locations/europe-west1"
 SETTINGS = {
@@ -134,6 +135,14 @@ def test_a_version_is_deployed_by_a_canary_checked_and_made_champion(deploy, clo
     assert logged == list(cloud.vertex.endpoints.endpoints[f"{PARENT}/endpoints/toy"].deployed), "for its requests' log"
     model = cloud.vertex.models.models[f"{PARENT}/models/toy"]
     assert model.aliases["champion"] == model.aliases["default"] == 2
+
+
+def test_a_graph_is_served_by_the_same_image(deploy, cloud, registry, toy):
+    """By a real scoring process."""
+    cloud.vertex.endpoints.container = scoring_process
+    version = register(toy, make_other("onnx"), registry)
+    result = deploy(version)
+    assert (result.state, result.results["deploy"]["parity_rows"], champion(registry)) == ("success", 30, version)
 
 
 def test_deploying_again_changes_nothing(deploy, cloud, registry):
