@@ -6,6 +6,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED := False
 export SPARK_LOCAL_IP := 127.0.0.1
 export JAVA_HOME := $(shell scripts/setup.sh java 2>/dev/null)
+# Each of many processes would compile Airflow anew, which takes longer than importing it.
+unexport PYTHONDONTWRITEBYTECODE
 PY := .venv/bin/python
 
 help: ## List the targets
