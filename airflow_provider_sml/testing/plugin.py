@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -81,6 +82,9 @@ class Project:
         path = self.root / name if "/" in name else self.dags / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
+        if path.suffix == ".py":
+            # Python tells old byte code by size and second: a file written in the same second would not be read.
+            Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
         return path
 
     def load(self, path: Path) -> dict[str, Any]:

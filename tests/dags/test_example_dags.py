@@ -2,8 +2,10 @@
 
 import datetime as dt
 import importlib
+import os
 import random
 import socket
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,3 +89,11 @@ def check_lineage(home, version, endpoint):
     saw = report.of_data(registry, "churn", day=dt.date(2026, 3, 31), lake=lake)
     assert [(one["version"], one["splits"]) for one in saw["versions"]] == [("1", ["test"])]
     assert registry.verify("churn") == []
+
+
+def test_a_file_that_is_written_again_in_the_same_second_is_read_anew(dag_project, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for name in ("one", "two"):
+        path = dag_project.write("again.py", f'from airflow.sdk import DAG\n\nwith DAG("{name}"):\n    pass\n')
+        os.utime(path, (1e9, 1e9))
+        assert list(dag_project.load(path)) == [name]
