@@ -5,7 +5,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 engine=(tests/ml tests/etl tests/docs tests/hooks)
-airflow=(tests/notifications tests/operators tests/packaging tests/sensors tests/triggers)
+airflow=(tests/operators)
 others=()
 for folder in tests/*/; do
   case " ${engine[*]} ${airflow[*]} " in *" ${folder%/} "*) continue ;; esac
