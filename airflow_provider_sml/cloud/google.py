@@ -245,10 +245,12 @@ def apart(call: Callable[..., Answer], *arguments: Any) -> Answer:
 
     ended.acquire()
     try:
-        _thread.start_new_thread(run, ())
+        try:
+            _thread.start_new_thread(run, ())
+        except RuntimeError as error:  # there is no room for a thread
+            errors.append(error)
+            ended.release()
         ended.acquire()
-    except RuntimeError as error:  # there is no room for a thread
-        errors.append(error)
     finally:
         while not (answers or errors):
             time.sleep(0.01)

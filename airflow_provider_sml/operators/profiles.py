@@ -90,7 +90,7 @@ class ProfilePartitionsOperator(ChampionOperator, SparkPlanOperator):
         )
 
     def datasets(self, result: ProfilesRef) -> tuple[list[Data], list[Data]]:
-        """The table, and the model."""
+        """The table; what comes of it is no dataset of its own."""
         return [table(self.lake, result.table)], []
 
     def _wanted(self) -> tuple[NightProfiles, list[dt.date]]:
