@@ -138,6 +138,7 @@ def _hold_watcher(session: Any, asset_id: int) -> str:
     else:
         row.updated_at = datetime.now(UTC)  # SQLite has no locks but those of a write
     session.flush()
+    session.refresh(row)  # a watcher may have noted something between the first look and SQLite's lock
     return str(json.loads(row.value))
 
 

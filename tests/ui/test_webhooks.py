@@ -259,6 +259,40 @@ def test_a_watcher_and_a_webhook_in_the_same_moment_tell_a_move_once(client, wai
     assert len({moved_to(event)["move"] for event in found(waiting)}) == 3
 
 
+@pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
+def test_a_watcher_that_claims_a_move_while_the_webhook_waits_for_the_database(client, waiting, monkeypatch, tmp_path):
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    registry = fill(Registry(str(tmp_path / "mlflow")))
+    connect(monkeypatch, str(tmp_path / "mlflow"))
+    watch(waiting, 1.0, [lambda: move(registry, 2)])
+    move(registry, 3)
+    watcher = AliasTrigger("flights", poll_interval=0.02)
+    watcher.asset_state_store = Kept(waiting)
+    claimed = []
+
+    def claim(session, *_):
+        """The webhook has read what watchers are about to tell, and has no lock yet."""
+        from airflow.models.asset_state_store import AssetStateStoreModel
+
+        if not claimed and any(isinstance(row, AssetStateStoreModel) for row in session.dirty):
+            claimed.append(None)
+            thread = threading.Thread(target=lambda: claimed.append(asyncio.run(watcher._claim("3"))))
+            thread.start()
+            thread.join(30)
+
+    event.listen(Session, "before_flush", claim)
+    try:
+        answer = deliver(client).json()
+    finally:
+        event.remove(Session, "before_flush", claim)
+    assert claimed == [None, True] and answer == {"done": "the watcher tells it"}
+    assert events(waiting)[0] == ["2"]
+    watch(waiting, 1.0)
+    assert events(waiting)[0] == ["2", "3"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
 def test_a_running_triggerer_tells_a_move_and_the_scheduler_queues_one_run(client, dag_project, monkeypatch, tmp_path):
