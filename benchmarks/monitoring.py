@@ -249,13 +249,14 @@ def _bare() -> str:
 def duckdb(folder: str, repeats: str) -> str:
     import duckdb
 
-    from airflow_provider_sml.ml.monitoring import profile_sql
+    from airflow_provider_sml.ml.monitoring.parquet_profile import MEMORY, of_parquet
+    from airflow_provider_sml.ml.monitoring.profile_sql import columns_of
 
-    source, columns = f"read_parquet('{folder}/*.parquet')", profile_sql.columns_of(KINDS)  # type: ignore[arg-type]
-    with duckdb.connect(config={"memory_limit": "512MB"}) as connection:
+    paths, columns = sorted(map(str, Path(folder).glob("*.parquet"))), columns_of(KINDS)  # type: ignore[arg-type]
+    with duckdb.connect(config={"memory_limit": MEMORY}) as connection:
         return in_turn(
-            lambda: profile_sql.of_duckdb(connection, source, columns),
-            lambda: connection.execute(f"SELECT {_bare()} FROM {source}").fetchall(),
+            lambda: of_parquet(paths, columns, connection=connection),
+            lambda: connection.execute(f"SELECT {_bare()} FROM read_parquet('{folder}/*.parquet')").fetchall(),
             int(repeats),
         )
 
@@ -284,14 +285,23 @@ def spark(folder: str, repeats: str) -> str:
     import psutil
     from pyspark.sql import SparkSession
 
-    from airflow_provider_sml.ml.monitoring import profile_sql
+    from airflow_provider_sml.ml.etl import application
+    from airflow_provider_sml.ml.monitoring import spark_profiles
+    from airflow_provider_sml.ml.monitoring.profile import Profile, merge
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false")
     session = builder.config("spark.driver.memory", "2g").getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     session.read.parquet(folder).createOrReplaceTempView("flights")
-    columns = profile_sql.columns_of(KINDS)  # type: ignore[arg-type]
+    types = {name: "double" if kind == "number" else "string" for name, kind in KINDS.items()}
+    features = [{"name": n, "kind": kind, "text": n, "types": {n: types[n]}} for n, kind in KINDS.items()]
+    package = Path(f"{folder}.zip")
+    package.write_bytes(spark_profiles._package())
+    plan = {"asked": {"features": features, "segment": None}, "package": str(package)}
+    profile, reason = application.file_profiler(session, plan)
+    assert not reason, reason
+    paths = sorted(map(str, Path(folder).glob("*.parquet")))
     me = psutil.Process()
 
     def used() -> float:
@@ -302,7 +312,8 @@ def spark(folder: str, repeats: str) -> str:
         return found
 
     def ours() -> None:
-        profile_sql.of_spark(session, "flights", columns)
+        found = application.profile_files(session, paths, profile).collect()
+        merge([Profile.load(json.loads(row[0])) for row in found])
 
     def bare() -> None:
         session.sql(f"SELECT {_bare()} FROM flights").collect()

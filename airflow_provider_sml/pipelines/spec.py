@@ -414,7 +414,7 @@ class Monitor(Strict):
     :param false_discovery: share of the columns told as drifted that may be so by chance (Benjamini-Hochberg); null
         leaves that control out. Of ``profiles`` only.
     :param segments: parts of each night that are judged apart as well. Of ``profiles`` only.
-    :param profile_in: where nights are profiled: over the files of the ``lake`` by DuckDB in the task; the features in
+    :param profile_in: where nights are profiled: over the files of the ``lake`` in the task; the features in
         the ``warehouse``, where that is BigQuery; or in ``spark``, by a job of its own where the spec's Spark runs,
         for days too large for one machine. Of ``profiles`` only.
     :param keep: days that the reports of nights and the profiles of days are kept; null for ever.

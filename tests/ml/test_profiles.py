@@ -6,6 +6,7 @@ import logging
 import math
 import random
 from itertools import chain
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -16,9 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_sml.errors import DataError, IntegrityError
+from airflow_provider_sml.ml import storage
+from airflow_provider_sml.ml.contract import Feature
+from airflow_provider_sml.ml.expressions import compile
 from airflow_provider_sml.ml.lake import Lake
 from airflow_provider_sml.ml.monitoring import profile_sql, profile_store
-from airflow_provider_sml.ml.monitoring.counting import NumberCounter
+from airflow_provider_sml.ml.monitoring.counting import NARROW, NumberCounter
+from airflow_provider_sml.ml.monitoring.file_profile import asked_of, profile_file
+from airflow_provider_sml.ml.monitoring.parquet_profile import ParquetRows, of_parquet
 from airflow_provider_sml.ml.monitoring.profile import Categories, ColumnProfile, Profile, merge, of_batches
 from airflow_provider_sml.ml.monitoring.sketch import RELATIVE_ERROR, Numbers, keys_of, values_of
 from tests.ml.test_lake_shops import publish, stored_day
@@ -93,7 +99,12 @@ def test_a_merge_is_the_sketch_of_all_values_in_any_order(parts):
 
 @given(
     st.lists(
-        st.one_of(finite, st.sampled_from([v for v in ODD if v is not None]), st.integers(-3000, 3000).map(float)),
+        st.one_of(
+            finite,
+            st.sampled_from([v for v in ODD if v is not None]),
+            st.integers(-3000, 3000).map(float),
+            st.integers(-(10**17), 10**17).map(float),
+        ),
         max_size=300,
     ),
     st.integers(1, 40),
@@ -108,6 +119,25 @@ def test_counting_piece_by_piece_is_the_sketch_of_all_values(values, piece):
         for numbers in (counter.numbers(), Numbers.of(array[~np.isnan(array)]))
     )
     same(found, expected)
+
+
+@pytest.mark.parametrize("after", [[], [0.5], [NARROW + 5.0], [-1.0, math.nan], [2.0**60], [-math.inf]])
+def test_whole_numbers_are_counted_each_by_itself_until_others_come(after):
+    start = np.array([0.0, -0.0, 7.0, 1023.0, 4097.0, 4099.0, -4097.0, math.nan] * 3)
+    counter = NumberCounter()
+    gaps = sum(counter.add(np.array(part)) for part in ([1e6, 1e6 + 1], start, after, start[::-1]) if len(part))
+    whole = np.concatenate([[1e6, 1e6 + 1], start, after, start])
+    assert gaps == int(np.isnan(whole).sum())
+    wanted = Numbers.of(whole[~np.isnan(whole)])
+    same(*(Profile(1, {"x": ColumnProfile(1, 0, numbers)}) for numbers in (counter.numbers(), wanted)))
+
+
+def test_texts_as_positions_in_a_dictionary_are_counted_like_plain_ones():
+    held = pa.DictionaryArray.from_arrays(pa.array([2, 0, None, 2, 0, 2], pa.int8()), ["a", "nowhere", "c"])
+    plain = held.cast(pa.string())
+    parts = [[pa.table({"c": rows}), pa.table({"c": rows[2:4]})] for rows in (held, plain)]
+    same(*(of_batches(part, {"c": "category"}) for part in parts))
+    assert of_batches(parts[0][:1], {"c": "category"}).columns["c"].values.counts == {"a": 2, "c": 3}
 
 
 def test_moments_of_large_and_close_values_lose_nothing():
@@ -219,9 +249,98 @@ def test_spark_and_bigquery_fill_the_same_profile(spark, client, tmp_path, seed,
     path = str(tmp_path / "rows.parquet")
     pq.write_table(table, path)
     spark.read.parquet(path).createOrReplaceTempView("profile_rows")
-    for of_spark in (profile_sql.of_spark, profile_sql.of_spark_sql):
-        same(of_spark(spark, "profile_rows", COLUMNS, cap), expected(table, cap))
+    same(profile_sql.of_spark(spark, "profile_rows", COLUMNS, cap), expected(table, cap))
     same(profile_sql.of_bigquery(client, in_bigquery(client, path), COLUMNS, cap), expected(table, cap))
+
+
+def written(folder, *tables):
+    """Files of some rows each; gives their paths."""
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=1_500)
+    return [str(folder / f"{number}.parquet") for number in range(len(tables))]
+
+
+@pytest.mark.parametrize("cap", [3, 1000])
+@pytest.mark.parametrize("size", [400, 3_000])
+def test_parquet_files_of_any_age_give_the_same_profile(tmp_path, size, cap):
+    """Small files are read straight; of larger ones DuckDB groups the columns of few values."""
+    new = table_of(7, size).append_column("day", pa.array([dt.date(2026, 3, 1 + n % 5) for n in range(size)]))
+    old = table_of(8, size).drop_columns(["y"])
+    old = old.set_column(1, "whole", old.column("whole").cast(pa.int16()))
+    files = written(tmp_path, new, old)
+    few = [name for name in KINDS if ParquetRows(files).has_few_values(name)]
+    assert few == ([] if size == 400 else ["x", "whole", "c", "wide"])
+    columns = [*COLUMNS, profile_sql.Column("weekday", "category", "dayname(day)"),
+               profile_sql.Column("day", "category", stored="day")]  # fmt: skip
+    found = of_parquet(files, columns, cap=cap)
+    both = pa.concat_tables([new, old], promote_options="permissive")
+    day = both.column("day").cast(pa.string())
+    names = pa.compute.strftime(both.column("day"), "%A")
+    doubled = pa.compute.multiply(both.column("whole"), 2)
+    rows = both.append_column("sum", doubled).append_column("weekday", names).drop_columns(["day"])
+    kinds = KINDS | {"sum": "number", "weekday": "category", "day": "category"}
+    same(found, of_batches([rows.append_column("day", day)], kinds, cap=cap))
+    assert list(found.columns) == list(kinds)
+
+
+@pytest.mark.parametrize("server", ["s3_store", "gcs_store"])
+def test_parquet_files_on_an_object_store(request, tmp_path, server):
+    store = request.getfixturevalue(server)
+    bucket = store.bucket()
+    storage.mount(bucket, store.store)
+    tables = [table_of(12, 3_000), table_of(13, 3_000)]
+    files = written(tmp_path, *tables)
+    places = [f"{bucket}/day/{number}.parquet" for number in range(len(files))]
+    for here, there in zip(files, places, strict=True):
+        storage.write(storage.place(there), Path(here).read_bytes())
+    same(of_parquet(places, COLUMNS), expected(pa.concat_tables(tables), 1000))
+
+
+def test_a_column_that_no_file_has_and_one_of_two_types_are_left_to_duckdb(tmp_path):
+    one, two = pa.table({"a": [1.5, 2.5], "b": ["1", "2"]}), pa.table({"a": [3.5], "b": [3]})
+    columns = [*profile_sql.columns_of({"a": "number", "b": "number", "gone": "number"})]
+    found = of_parquet(written(tmp_path, one, two), columns, known=["a", "b", "gone"])
+    assert found.rows == 3 and found.columns["a"].values.mean == 2.5 and found.columns["b"].values.mean == 2
+    assert found.columns["gone"].nulls == 3
+    nothing = of_parquet([], columns)
+    assert nothing.rows == 0 and set(nothing.columns) == {"a", "b", "gone"}
+
+
+def test_segments_of_parquet_files_that_partly_lack_the_segment(tmp_path):
+    new, old = table_of(9), table_of(10).drop_columns(["c"])
+    columns = [column for column in COLUMNS if column.name != "c"]
+    found = of_parquet(written(tmp_path, new, old), columns, segment="c")
+    kinds = {name: kind for name, kind in KINDS.items() if name != "c"} | {"sum": "number"}
+    doubled = new.append_column("sum", pa.compute.multiply(new.column("whole"), 2))
+    assert found.rows == 2 * new.num_rows and set(found.segments) == {"a", "B", "", "ä", "it's"}
+    for name, part in of_batches([doubled], kinds, segment="c").segments.items():
+        same(found.segments[name], part)
+
+
+def test_a_worker_of_spark_computes_what_duckdb_does(tmp_path):
+    types = {"x": "double", "whole": "int", "c": "string", "wide": "string", "late": "int"}
+    texts = {"x": "x", "half": "whole / 2", "large": "whole > 7", "c": "c", "joined": "concat(c, wide)",
+             "step": "whole", "late": "late"}  # fmt: skip
+    categories = {"c", "joined", "step"}
+    features = [
+        Feature(name, compile(text, types), ("a",) if name in categories else None) for name, text in texts.items()
+    ]
+    table = table_of(11)
+    [file] = written(tmp_path, table)
+    made = Profile.load(json.loads(profile_file((tmp_path / "0.parquet").read_bytes(), asked_of(features, types, "c"))))
+    columns = [
+        profile_sql.Column(one.name, "number" if one.categories is None else "category", one.expression.sql("duckdb"))
+        for one in features
+    ]
+    large = f"CASE WHEN {columns[2].sql} THEN 1 WHEN NOT ({columns[2].sql}) THEN 0 END"
+    columns[2] = profile_sql.Column("large", "number", large)
+    wanted = of_parquet([file], columns, segment="c", known=[*table.column_names, "late"])
+    assert wanted.columns["late"].nulls == table.num_rows and wanted.columns["half"].values.size
+    same(made, wanted)
+    for name, part in wanted.segments.items():
+        same(made.segments[name], part)
+    weekday = Feature("when", compile("whole > 1", types), ("a",))
+    assert asked_of([weekday], types, None) is None
 
 
 def test_segments_are_the_same_in_every_engine(spark, client, tmp_path):
@@ -236,7 +355,7 @@ def test_segments_are_the_same_in_every_engine(spark, client, tmp_path):
         found = {
             "duckdb": profile_sql.of_duckdb(connection, rows, columns, segment="c"),
             "spark": profile_sql.of_spark(spark, "profile_rows", columns, segment="c"),
-            "spark in sql": profile_sql.of_spark_sql(spark, "profile_rows", columns, segment="c"),
+            "parquet": of_parquet([path], columns, segment="c"),
             "bigquery": profile_sql.of_bigquery(client, in_bigquery(client, path), columns, segment="c"),
         }
     for engine, profile in found.items():

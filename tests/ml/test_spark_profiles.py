@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
@@ -63,7 +64,9 @@ def stored(lake):
 def test_spark_makes_the_profiles_that_duckdb_makes_and_nothing_is_read_again(lake, nights, scorer, execute, tmp_path):
     asked = nights.unread([*WANTED, STORM + dt.timedelta(days=1)])
     assert sorted(asked.features) == sorted(asked.scores) == WANTED
-    assert spark_profiles.take(lake, execute(nights)) == (WANTED, WANTED, "")
+    output = execute(nights)
+    assert json.loads((output / "report.json").read_text())["by_sql"] == {}
+    assert spark_profiles.take(lake, output) == (WANTED, WANTED, "")
     assert not any(nights.unread(WANTED))
     data = lake.folder("orders") / "data"
     data.rename(tmp_path / "hidden")
@@ -76,6 +79,46 @@ def test_spark_makes_the_profiles_that_duckdb_makes_and_nothing_is_read_again(la
         for name, part in profile.segments.items():
             same(made[day].segments[name], part)
     assert set(stored(lake)) == names
+
+
+def _too_large(plan):
+    for day in plan["days"]:
+        day["largest"] = 10**12
+
+
+def _not_for_workers(plan):
+    plan["asked"] = None
+
+
+def _broken(plan):
+    plan["asked"]["features"][0]["text"] = "nonsense("
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(_too_large, "a file of"), (_not_for_workers, "only SQL computes"), (_broken, "Error")],
+)
+def test_what_workers_cannot_profile_is_counted_by_sql(lake, nights, execute, caplog, change, reason):
+    with caplog.at_level(logging.INFO):
+        assert spark_profiles.take(lake, execute(nights, [NIGHT], change)) == ([NIGHT], [NIGHT], "")
+    [line] = [line for line in caplog.messages if "counted by SQL" in line]
+    assert reason in line
+    by_sql = nights.nights([NIGHT])[NIGHT]
+    shutil.rmtree(lake.root / "profiles")
+    wanted = nights.nights([NIGHT])[NIGHT]
+    same(by_sql, wanted)
+    for name, part in wanted.segments.items():
+        same(by_sql.segments[name], part)
+
+
+def test_files_that_are_older_than_a_column(lake, nights, execute):
+    [path] = {file.path for file in lake.files("orders", None, NIGHT, NIGHT)}
+    rows = pq.read_table(path)
+    gone = nights.features[0].expression.columns
+    pq.write_table(rows.drop_columns([name for name in rows.column_names if name in gone]), path)
+    assert spark_profiles.take(lake, execute(nights, [NIGHT]))[0] == [NIGHT]
+    made = nights.nights([NIGHT])[NIGHT]
+    assert made.columns[nights.features[0].name].nulls == made.rows == 60
 
 
 def test_scores_that_are_logged_are_not_computed_again(lake, scorer):

@@ -739,13 +739,17 @@ DAYS_AT_ONCE = 4
 
 
 def profile_days(spark: SparkSession, plan: dict[str, Any]) -> None:
-    """Count the rows of published days by buckets and categories, and profile their scores; a folder for each day.
+    """Profile the features of published days, and the scores; a folder for each day.
 
-    What the rows of the statements mean is known to who reads them. Scores are left out, and the report says why, where
-    the Python workers cannot load the model.
+    Where the Python workers have the libraries they profile features file by file; elsewhere the rows are counted by
+    buckets and categories, and what such counts mean is known to who reads them. Scores are left out, and the report
+    says why, where the workers cannot load the model.
     """
     started = time.time()
-    scores, reason = score_profiler(spark, plan)
+    counts, no_counts = file_profiler(spark, plan)
+    scores, no_scores = score_profiler(spark, plan)
+    by_sql: dict[str, str] = {}
+    largest = largest_file(spark)
 
     def profile(day: dict[str, Any]) -> None:
         rows = spark.read.option("mergeSchema", True).parquet(*day["files"])
@@ -753,8 +757,19 @@ def profile_days(spark: SparkSession, plan: dict[str, Any]) -> None:
         missing = [F.lit(None).cast(plan["columns"][name]).alias(name) for name in older]
         rows = rows.select(*[column(name) for name in rows.columns], *missing)
         if day["features"]:
-            rows.createOrReplaceTempView(day["view"])
-            write_one(spark.sql(day["features"]), "{}/features/{}".format(plan["output"], day["day"]))
+            found, reason = None, no_counts
+            if counts and day["largest"] > largest:
+                reason = "a file of {:,} bytes, where a task has memory for {:,}".format(day["largest"], largest)
+            elif counts:
+                try:
+                    found = profile_files(spark, day["files"], counts)
+                except Exception as error:  # such as a column that is not of the model's type
+                    reason = first_error(error)
+            if found is None:
+                by_sql[day["day"]] = reason
+                rows.createOrReplaceTempView(day["view"])
+                found = spark.sql(day["features"])
+            write_one(found, "{}/features/{}".format(plan["output"], day["day"]))
         if day["score"] and scores:
             wanted = rows.select(*[column(name) for name in plan["score_columns"]])
             found = wanted.mapInArrow(scores, "profile string")
@@ -763,8 +778,56 @@ def profile_days(spark: SparkSession, plan: dict[str, Any]) -> None:
 
     with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
         list(pool.map(profile, plan["days"]))
-    report = {"no_scores": reason, "seconds": round(time.time() - started, 1), "spark": spark.version}
+    report = {"no_scores": no_scores, "by_sql": by_sql, "seconds": round(time.time() - started, 1),
+              "spark": spark.version}  # fmt: skip
     write_text(spark, plan["output"] + "/report.json", json.dumps(report, indent=1, sort_keys=True))
+
+
+def largest_file(spark: SparkSession) -> int:
+    """Bytes of a file that Java and a Python worker may hold: Java needs twice as many, and memory for other things."""
+    context = spark.sparkContext
+    conf, java = context.getConf(), context._jvm
+    if context.master.startswith("local"):
+        memory, tasks = java.java.lang.Runtime.getRuntime().maxMemory(), context.defaultParallelism
+    else:
+        memory = java.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(conf.get("spark.executor.memory", "1g"))
+        tasks = int(conf.get("spark.executor.cores", "4"))
+    return int(memory) // tasks // 4
+
+
+def file_profiler(spark: SparkSession, plan: dict[str, Any]) -> tuple[Any, str]:
+    """What profiles the features in the content of a file in a Python worker; or None, and why."""
+    asked = plan["asked"]
+    if asked is None:
+        return None, "an expression that only SQL computes"
+
+    def profile(content: bytes) -> str:
+        from airflow_provider_sml.ml.monitoring.file_profile import profile_file
+
+        return profile_file(content, asked)
+
+    def load(_: int) -> str:
+        from airflow_provider_sml.ml.monitoring import file_profile
+
+        return file_profile.__name__
+
+    try:
+        spark.sparkContext.addPyFile(plan["package"])
+        spark.sparkContext.parallelize([0], 1).map(load).collect()
+    except Exception as error:  # of whatever the cluster's Python lacks
+        return None, first_error(error)
+    return profile, ""
+
+
+def profile_files(spark: SparkSession, files: list[str], profile: Any) -> DataFrame:
+    """Profiles of files, one in a row.
+
+    :param profile: gives the profile of a file's content in a Python worker.
+    """
+    if any("," in path for path in files):  # it would part two names
+        raise ValueError("a comma in the name of a file")
+    found = spark.sparkContext.binaryFiles(",".join(files)).values().map(profile).collect()
+    return spark.createDataFrame([(one,) for one in found], "profile string")
 
 
 def score_profiler(spark: SparkSession, plan: dict[str, Any]) -> tuple[Any, str]:
@@ -788,9 +851,15 @@ def score_profiler(spark: SparkSession, plan: dict[str, Any]) -> tuple[Any, str]
         spark.sparkContext.addFile(plan["bundle"], recursive=True)
         spark.range(1).mapInArrow(load, "profile string").collect()
     except Exception as error:  # of whatever the cluster's Python lacks, and of Spark's classes for that
-        told = [line.strip() for line in str(error).splitlines() if re.search(r"(Error|Exception)\b.*:", line)]
-        return None, (told[-1] if told else str(error).strip() or type(error).__name__)[:500]
+        return None, first_error(error)
     return part, ""
+
+
+def first_error(error: Exception) -> str:
+    """What went wrong in a Python worker, in a line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if re.search(r"(Error|Exception)\b.*:", line) and not line.startswith("at ")]
+    return (told[-1] if told else str(error).strip() or type(error).__name__)[:500]
 
 
 def write_one(frame: DataFrame, path: str) -> None:

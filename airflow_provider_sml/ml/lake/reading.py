@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_provider_sml.ml import storage
@@ -59,10 +59,19 @@ def relation(
     if not files:
         nothing = ", ".join(f"NULL AS {identifier(name, 'duckdb')}" for name in names)
         return connection.sql(f"SELECT {nothing} WHERE false")
-    source = connection.read_parquet(files, union_by_name=True, hive_partitioning=False)
-    older = [name for name in names if name not in source.columns]
-    return source.select(
-        ", ".join(
-            f"NULL AS {identifier(name, 'duckdb')}" if name in older else identifier(name, "duckdb") for name in names
-        )
-    )
+    return rows_of(connection, files, names)
+
+
+def rows_of(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[str], columns: Iterable[str]
+) -> duckdb.DuckDBPyRelation:
+    """The rows of files of a table; a column that they are older than is NULL.
+
+    :param connection: of DuckDB, to which their store is known.
+    :param files: at least one.
+    :param columns: the ones to give.
+    """
+    source = connection.read_parquet(list(files), union_by_name=True, hive_partitioning=False)
+    known = set(source.columns)
+    names = {name: identifier(name, "duckdb") for name in columns}
+    return source.select(", ".join(sql if name in known else f"NULL AS {sql}" for name, sql in names.items()))

@@ -1,7 +1,7 @@
 """The profiles of the days of a table, for the model in production: made once, where the data is, and kept in the lake.
 
-Features are computed and profiled by SQL: in DuckDB over the lake's files, or in BigQuery over the published table. Of
-the score the model alone knows: it is read from the logged predictions where those were made of the day's very files
+Features are computed and profiled from the lake's files (``parquet_profile``), or by BigQuery over the published table.
+Of the score the model alone knows: it is read from the logged predictions where those were made of the day's very files
 by this model, and computed otherwise, batch by batch, from the columns that the model asks for. Features and score
 are kept apart, so that a new version of the model leaves the profiles of its features as they are.
 
@@ -16,28 +16,25 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.bundle import Bundle, Scorer
 from airflow_provider_sml.ml.contract import Dataset, Feature
-from airflow_provider_sml.ml.expressions import Dialect, identifier, physical
+from airflow_provider_sml.ml.expressions import Dialect, Type, identifier, physical
 from airflow_provider_sml.ml.lake import Lake
-from airflow_provider_sml.ml.lake.reading import batches, relation
-from airflow_provider_sml.ml.monitoring import profile_sql
+from airflow_provider_sml.ml.lake.reading import batches
 from airflow_provider_sml.ml.monitoring.drift import SCORE
+from airflow_provider_sml.ml.monitoring.parquet_profile import ParquetRows, of_parquet
 from airflow_provider_sml.ml.monitoring.predictions import logged_files
-from airflow_provider_sml.ml.monitoring.profile import Kind, Profile, merge, of_batches
+from airflow_provider_sml.ml.monitoring.profile import Kind, Profile, beside, merge, of_batches
 from airflow_provider_sml.ml.monitoring.profile_sql import Column
 from airflow_provider_sml.ml.monitoring.profile_store import ProfileStore, content
 from airflow_provider_sml.ml.monitoring.reference import Reference, training_nights
 from airflow_provider_sml.ml.monitoring.score_profile import score_profile
 from airflow_provider_sml.ml.monitoring.verdicts import Finding
-
-if TYPE_CHECKING:
-    import duckdb
 
 #: Profiles a day's features somewhere else than over the lake's files; None where that cannot be done now.
 Elsewhere = Callable[[dt.date, Sequence[Column], "str | None"], "Profile | None"]
@@ -45,8 +42,6 @@ Elsewhere = Callable[[dt.date, Sequence[Column], "str | None"], "Profile | None"
 BATCH = 65_536
 #: Days before a night that are looked at for such as are missing.
 _WEEK = 7
-#: What DuckDB may hold.
-MEMORY = "512MB"
 
 #: Iceberg's types by our names.
 _TYPES = {"long": "int", "int": "int", "double": "double", "float": "double", "string": "string",
@@ -183,6 +178,16 @@ class NightProfiles:
         return self._sql(dialect, self._columns)
 
     @property
+    def features(self) -> list[Feature]:
+        """Those of ``columns``."""
+        return self._computable(self._columns)
+
+    @property
+    def types(self) -> dict[str, Type]:
+        """Type of each column that features are computed from, joined ones as ``join.column``."""
+        return {name: values.type for name, values in self._scorer.bundle.dataset.request_columns.items()}
+
+    @property
     def bundle(self) -> Bundle:
         """The model whose scores are profiled."""
         return self._scorer.bundle
@@ -202,14 +207,7 @@ class NightProfiles:
 
     def _beside(self, features: Profile, score: Profile) -> Profile:
         """Two profiles of the same rows as one, the columns in the order of the features."""
-        both = {**features.columns, **score.columns}
-        order = [feature.name for feature in self._features] + [SCORE]
-        segments = {
-            name: self._beside(part, score.segments[name])
-            for name, part in sorted(features.segments.items())
-            if name in score.segments
-        }
-        return Profile(max(features.rows, score.rows), {name: both[name] for name in order if name in both}, segments)
+        return beside(features, score, [feature.name for feature in self._features] + [SCORE])
 
     def _gaps(self, day: dt.date) -> list[dt.date]:
         """The days of the week before a night that are not published, though days before them are."""
@@ -218,13 +216,16 @@ class NightProfiles:
         return [one for one in week if published and one > min(published) and one not in published]
 
     def _sql(self, dialect: Dialect, known: Iterable[str]) -> list[Column]:
+        """What to profile of ``_computable``."""
+        return [
+            Column(feature.name, _kind(feature), _expression(feature, dialect), _stored(feature))
+            for feature in self._computable(known)
+        ]
+
+    def _computable(self, known: Iterable[str]) -> list[Feature]:
         """The features that can be computed from the columns that are known."""
         known = set(known)
-        return [
-            Column(feature.name, _kind(feature), _expression(feature, dialect))
-            for feature in self._features
-            if {physical(name) for name in feature.expression.columns} <= known
-        ]
+        return [one for one in self._features if {physical(name) for name in one.expression.columns} <= known]
 
     def _features_of(self, day: dt.date) -> Profile:
         if self._elsewhere is not None:
@@ -235,27 +236,14 @@ class NightProfiles:
                 return made
             log.warning("%s of %s is profiled from the lake's files: the copy elsewhere has other rows",
                         day, self._table)  # fmt: skip
-        with storage.connect_duckdb([self._lake.root], {"memory_limit": MEMORY}) as connection:
-            rows = relation(connection, self._lake, self._table, first=day, last=day)
-            return self._profiled(connection, rows, self._columns)
+        files = [file.path for file in self._lake.files(self._table, None, day, day)]
+        return of_parquet(files, self._sql("duckdb", self._columns), self.segment, self._columns)
 
     def _features_in(self, files: Sequence[str]) -> Profile:
-        with storage.connect_duckdb(files[:1], {"memory_limit": MEMORY}) as connection:
-            rows = connection.read_parquet(list(files), union_by_name=True, hive_partitioning=False)
-            return self._profiled(connection, rows, rows.columns)
-
-    def _profiled(
-        self, connection: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation, known: Iterable[str]
-    ) -> Profile:
-        """The profile of a relation's features.
-
-        :param known: its columns.
-        """
-        rows.create_view("rows_to_profile")
-        columns, segment = self._sql("duckdb", known), None
-        if self._segment and self._segment in set(known):
-            segment = identifier(self._segment, "duckdb")
-        return profile_sql.of_duckdb(connection, "rows_to_profile", columns, segment=segment)
+        rows = ParquetRows(files)
+        known = set(rows.names)
+        segment = self._segment if self._segment in known else None
+        return of_parquet(files, self._sql("duckdb", known), segment, known)
 
     def _logged(self, day: dt.date, content: str) -> list[str]:
         """The files of a day's scores where its profile can be read from them."""
@@ -279,6 +267,12 @@ class NightProfiles:
 
 def _kind(feature: Feature) -> Kind:
     return "number" if feature.categories is None else "category"
+
+
+def _stored(feature: Feature) -> str | None:
+    """The stored column that a feature is."""
+    expression = feature.expression
+    return physical(next(iter(expression.columns))) if expression.is_column else None
 
 
 def _expression(feature: Feature, dialect: Dialect) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_provider_sml.errors import DataError
-from airflow_provider_sml.ml.monitoring.counting import PIECE, NumberCounter
+from airflow_provider_sml.ml.monitoring.counting import NumberCounter, new_room
 from airflow_provider_sml.ml.monitoring.sketch import Numbers, merge_all
 
 #: Categories of a column that are counted each by itself.
@@ -187,6 +187,20 @@ def merge(parts: Sequence[Profile], cap: int = CAP) -> Profile:
     )
 
 
+def beside(one: Profile, two: Profile, order: Sequence[str]) -> Profile:
+    """Profiles of different columns of the same rows as one; a segment that only one of them has is left out.
+
+    :param order: of the columns.
+    """
+    both = {**one.columns, **two.columns}
+    segments = {
+        name: beside(part, two.segments[name], order)
+        for name, part in sorted(one.segments.items())
+        if name in two.segments
+    }
+    return Profile(max(one.rows, two.rows), {name: both[name] for name in order if name in both}, segments)
+
+
 def _values(found: Sequence[ColumnProfile], cap: int) -> Numbers | Categories:
     if found[0].kind == "number":
         return merge_all([column.values for column in found if isinstance(column.values, Numbers)])
@@ -211,7 +225,7 @@ def of_batches(
     :param cap: categories counted each by itself.
     :raises DataError: when a column is missing, or holds what is no number where a number is wanted.
     """
-    room = np.empty((2, PIECE))
+    room = new_room()
     counted = _Counter(kinds, cap * HELD, room)
     parts: dict[str, _Counter] = {}
     for batch in batches:
@@ -274,9 +288,10 @@ class _Counter:
 
     def _add_categories(self, name: str, chunk: pa.Array) -> int:
         if pa.types.is_dictionary(chunk.type):
-            indices = pc.value_counts(chunk.indices)
-            texts = chunk.dictionary.cast(pa.string()).to_pylist()
-            found = [(None if at is None else texts[at], count) for at, count in _pairs(indices)]
+            times = np.bincount(chunk.indices.drop_null().to_numpy(), minlength=0)
+            there = np.flatnonzero(times)
+            texts = chunk.dictionary.take(pa.array(there)).cast(pa.string()).to_pylist()
+            found = [(None, chunk.indices.null_count), *zip(texts, times[there].tolist(), strict=True)]
         else:
             found = _pairs(pc.value_counts(chunk.cast(pa.string())))
         counts: dict[str, int] = {}

@@ -1,8 +1,10 @@
 """Profiles of days made by Spark: the plan that the application executes, and what it left taken into the store.
 
-Features, by segment too, are counted by one SQL statement a day, which needs nothing on the cluster but Spark. Scores
-are computed by the model's own scorer in Python workers, which get this package as an archive, where they have the
-libraries (``score_profile``); elsewhere the report says why not, and whoever asks for the profile next makes it.
+Features, by segment too, are counted by Python workers file by file (``file_profile``), and scores computed by the
+model's own scorer there (``score_profile``); the workers get this package as an archive. Where they lack the libraries,
+or a file is too large to be held, one SQL statement a day counts the features, which needs nothing on the cluster but
+Spark and costs some four times as much; the scores are left out, the report says why, and whoever asks for the profile
+next makes it.
 
 A plan names the days by the content of their files, so that what is taken is of the very rows that were read, by
 whichever try of a task, and for whichever model was in production when it was made. Taking it twice changes nothing.
@@ -24,7 +26,7 @@ import airflow_provider_sml
 from airflow_provider_sml.ml import storage
 from airflow_provider_sml.ml.expressions import SQL_TYPES, identifier
 from airflow_provider_sml.ml.lake import Lake, LakeFile
-from airflow_provider_sml.ml.monitoring import profile_sql
+from airflow_provider_sml.ml.monitoring import file_profile, profile_sql
 from airflow_provider_sml.ml.monitoring.night_profiles import NightProfiles, Unread, column_types
 from airflow_provider_sml.ml.monitoring.profile import Profile, merge
 from airflow_provider_sml.ml.monitoring.profile_sql import Column
@@ -58,6 +60,7 @@ def write_plan(lake: Lake, table: str, profiles: NightProfiles, unread: Unread, 
         "profiled": [[column.name, column.kind] for column in columns],
         "segment": profiles.segment,
         "score_columns": profiles.score_columns,
+        "asked": file_profile.asked_of(profiles.features, profiles.types, profiles.segment) if columns else None,
         "definitions": {"features": profiles.of_features, "scores": profiles.of_score},
         "package": str(output / f"package-{hashlib.sha256(package).hexdigest()[:12]}.zip"),
         "bundle": str(output / f"model-{profiles.bundle.digest[:12]}"),
@@ -71,12 +74,13 @@ def write_plan(lake: Lake, table: str, profiles: NightProfiles, unread: Unread, 
                 else None,
                 "score": day in scores,
                 "content": content(paths),
+                "largest": max(file.bytes for file in files if file.day == day),
             }
             for day, paths in by_day.items()
         ],
     }
+    storage.write(storage.place(plan["package"]), package)
     if scores:
-        storage.write(storage.place(plan["package"]), package)
         profiles.bundle.write(storage.place(plan["bundle"]))
     storage.write(output / "plan.json", json.dumps(plan))
     return files
@@ -92,7 +96,11 @@ def take(lake: Lake, output: Path) -> tuple[list[dt.date], list[dt.date], str]:
     :returns: the days whose features and whose score have been kept, and why scores were left out, if they were.
     """
     plan = json.loads((output / "plan.json").read_text())
-    reason = json.loads((output / "report.json").read_text())["no_scores"]
+    report = json.loads((output / "report.json").read_text())
+    reason = report["no_scores"]
+    for why in sorted(set(report["by_sql"].values())):
+        days = sorted(day for day, told in report["by_sql"].items() if told == why)
+        log.info("%d days from %s were counted by SQL, not by Python workers (%s)", len(days), days[0], why)
     columns = [Column(name, kind) for name, kind in plan["profiled"]]
     stores = {part: ProfileStore(lake, plan["table"], of) for part, of in plan["definitions"].items()}
     contents = stores["features"].contents([dt.date.fromisoformat(one["day"]) for one in plan["days"]])
@@ -108,12 +116,20 @@ def take(lake: Lake, output: Path) -> tuple[list[dt.date], list[dt.date], str]:
             log.warning("%s was published again while it was profiled; its profile is left out", day)
             continue
         if one["features"]:
-            keep("features", day, profile_sql.read(_rows(output / "features" / one["day"]), columns))
+            if one["day"] in report["by_sql"]:
+                keep("features", day, profile_sql.read(_rows(output / "features" / one["day"]), columns))
+            else:
+                keep("features", day, _merged(output / "features" / one["day"]))
         if one["score"] and not reason:
-            parts = sorted(row[0] for row in _rows(output / "scores" / one["day"]))  # the same sums each time
-            keep("scores", day, merge([Profile.load(json.loads(part)) for part in parts]))
+            keep("scores", day, _merged(output / "scores" / one["day"]))
     storage.remove_folder(output)
     return kept["features"], kept["scores"], reason
+
+
+def _merged(folder: Path) -> Profile:
+    """The profile of all rows, of which workers left parts."""
+    parts = sorted(row[0] for row in _rows(folder))  # the same sums each time
+    return merge([Profile.load(json.loads(part)) for part in parts])
 
 
 def _rows(folder: Path) -> Iterator[tuple[Any, ...]]:
@@ -125,7 +141,7 @@ def _rows(folder: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def _package() -> bytes:
-    """What of this package the scorer needs, as an archive that Python imports from; the same files, the same bytes."""
+    """What of this package the workers need, as an archive that Python imports from; the same files, the same bytes."""
     root = Path(airflow_provider_sml.__file__).parent
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:

@@ -1,0 +1,201 @@
+"""Profiles of Parquet files in one pass over each column.
+
+What the files hold as it is asked for, Arrow reads: it decodes ahead in threads of its own while this one counts, and
+its values need no copy, so that it costs a third less than to have an engine hand over rows. In this process DuckDB
+computes expressions, and groups stored columns of few values, whose dictionaries it looks at entry by entry. A Python
+worker of Spark counts all stored columns itself (``file_profile``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pyarrow.fs as pafs
+
+from airflow_provider_sml.ml import storage
+from airflow_provider_sml.ml.expressions import identifier
+from airflow_provider_sml.ml.monitoring import profile_sql
+from airflow_provider_sml.ml.monitoring.profile import CAP, Kind, Profile, beside, empty, of_batches
+from airflow_provider_sml.ml.monitoring.profile_sql import Column
+
+if TYPE_CHECKING:
+    import duckdb
+
+#: What DuckDB may hold.
+MEMORY = "512MB"
+#: Rows read at once.
+BATCH = 65_536
+#: Batches decoded ahead.
+_AHEAD = 2
+#: A column has few values where the first dictionary that a file holds of it takes so many bytes at most: 512 numbers.
+_FEW_BYTES = 4_500
+#: Rows under which nothing is known of that.
+_ENOUGH = 2_048
+
+
+class ParquetRows:
+    """The rows of Parquet files; a column that some lack is NULL there.
+
+    :param sources: paths or addresses of files, or the whole contents of files; at least one.
+    :ivar names: the columns.
+    """
+
+    def __init__(self, sources: Sequence[str | pa.Buffer]) -> None:
+        first = _fragment(sources[0], pds.ParquetFileFormat())
+        texts = {field.name for field in first.physical_schema if _is_text(field.type)}
+        # Texts come as positions in a dictionary, as files mostly keep them, and are counted in an eighth of the time.
+        form = pds.ParquetFileFormat(dictionary_columns=texts)
+        self._fragments = [_fragment(source, form) for source in sources]
+        fields: dict[str, list[pa.Field]] = {}
+        for fragment in self._fragments:
+            for field in fragment.physical_schema:
+                fields.setdefault(field.name, []).append(field)
+        self.names = list(fields)
+        self._schema = pa.schema([field for found in fields.values() if (field := _common(found))])
+
+    def holds(self, name: str | None, kind: Kind) -> bool:
+        """Whether the files hold a column so that it needs no computing.
+
+        :param name: of a column.
+        :param kind: what it is to be taken for.
+        """
+        if name is None or name not in self._schema.names:
+            return False
+        held = self._schema.field(name).type
+        if pa.types.is_integer(held):
+            return True
+        if kind == "number":
+            return bool(pa.types.is_floating(held) or pa.types.is_boolean(held))
+        return bool(pa.types.is_dictionary(held) or _is_text(held))
+
+    def has_few_values(self, name: str) -> bool:
+        """Whether a column seems to have few different values, by the first of the files.
+
+        :param name: of a column.
+        """
+        footer = self._fragments[0].metadata
+        if footer.num_rows < _ENOUGH:
+            return False
+        group = footer.row_group(0)
+        for at in range(group.num_columns):
+            chunk = group.column(at)
+            if chunk.path_in_schema == name:
+                first = chunk.dictionary_page_offset
+                return bool(first and chunk.data_page_offset - first <= _FEW_BYTES)
+        return False
+
+    def batches(self, names: Iterable[str], threads: bool = True) -> Iterator[pa.RecordBatch]:
+        """The rows, ``BATCH`` at most at once.
+
+        :param names: of columns that are there, of one type in all files.
+        :param threads: whether Arrow may decode ahead in threads.
+        """
+        for fragment in self._fragments:
+            yield from fragment.to_batches(
+                self._schema, columns=list(names), batch_size=BATCH, batch_readahead=_AHEAD, fragment_readahead=1,
+                use_threads=threads,
+            )  # fmt: skip
+
+    def profile(self, columns: Sequence[Column], segment: str | None = None, cap: int = CAP) -> Profile:
+        """The profile of stored columns.
+
+        :param columns: those that the files hold as ``holds`` has it.
+        :param segment: a stored column by whose values the rows are profiled apart as well.
+        :param cap: categories counted each by itself.
+        """
+        stored = {column.name: str(column.stored) for column in columns}
+        kinds: dict[str, Kind] = {column.name: column.kind for column in columns}
+        wanted = dict.fromkeys([*stored.values(), *([segment] if segment else [])])
+        return of_batches(
+            (renamed(batch, stored, segment) for batch in self.batches(wanted)),
+            kinds, segment=SEGMENT if segment else None, cap=cap,
+        )  # fmt: skip
+
+
+#: Name under which the segment is read beside the columns.
+SEGMENT = "segment of the row"
+
+
+def renamed(batch: pa.RecordBatch, stored: Mapping[str, str], segment: str | None) -> pa.RecordBatch:
+    """Rows under the names of a profile.
+
+    :param stored: the stored column of each name.
+    :param segment: the stored column of the segment.
+    """
+    arrays = {name: batch.column(column) for name, column in stored.items()}
+    if segment:
+        arrays[SEGMENT] = batch.column(segment)
+    return pa.record_batch(arrays)
+
+
+def of_parquet(
+    files: Sequence[str],
+    columns: Sequence[Column],
+    segment: str | None = None,
+    known: Iterable[str] | None = None,
+    cap: int = CAP,
+    connection: duckdb.DuckDBPyConnection | None = None,
+) -> Profile:
+    """Profile Parquet files; a few batches of rows are held at a time.
+
+    :param files: paths, or addresses on an object store.
+    :param columns: what to profile, in DuckDB's dialect.
+    :param segment: a stored column by whose values the rows are profiled apart as well.
+    :param known: the columns that expressions may name; one that no file holds is NULL. Those of the files when None.
+    :param cap: categories counted each by itself.
+    :param connection: of DuckDB, to which the files' store is known; one is opened when None.
+    """
+    from airflow_provider_sml.ml.lake.reading import rows_of
+
+    if not files:
+        return empty({column.name: column.kind for column in columns})
+    rows = ParquetRows(files)
+    straight = []
+    if segment is None or rows.holds(segment, "category"):
+        straight = [column for column in columns if rows.holds(column.stored, column.kind)]
+    if segment is None:
+        straight = [column for column in straight if not rows.has_few_values(str(column.stored))]
+    asked = [column for column in columns if column not in straight]
+    if not asked:
+        return rows.profile(straight, segment, cap)
+
+    def by_duckdb() -> Profile:
+        opened = connection.cursor() if connection else storage.connect_duckdb(files[:1], {"memory_limit": MEMORY})
+        with opened as cursor:
+            view = rows_of(cursor, files, rows.names if known is None else known)
+            view.create_view("rows_to_profile", replace=True)
+            by = identifier(segment, "duckdb") if segment else None
+            return profile_sql.of_duckdb(cursor, "rows_to_profile", asked, cap, by)
+
+    if not straight:
+        return by_duckdb()
+    with ThreadPoolExecutor(1) as pool:  # DuckDB and Arrow let others work while they do
+        rest = pool.submit(by_duckdb)
+        found = rows.profile(straight, segment, cap)
+        return beside(found, rest.result(), [column.name for column in columns])
+
+
+def _fragment(source: str | pa.Buffer, form: pds.ParquetFileFormat) -> pds.ParquetFileFragment:
+    if isinstance(source, pa.Buffer):
+        return form.make_fragment(source)
+    if not storage.is_remote(source):
+        return form.make_fragment(storage.address(source), filesystem=pafs.LocalFileSystem())
+    system = storage.file_system(source)
+    handler = pafs.PyFileSystem(pafs.FSSpecHandler(system))
+    return form.make_fragment(system._strip_protocol(source), filesystem=handler)
+
+
+def _common(fields: Sequence[pa.Field]) -> pa.Field | None:
+    """A column of files whose types differ at most in width; None for another."""
+    try:
+        return pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive").field(0)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return None
+
+
+def _is_text(held: pa.DataType) -> bool:
+    return bool(pa.types.is_string(held) or pa.types.is_large_string(held))
