@@ -268,7 +268,8 @@ def test_parquet_files_of_any_age_give_the_same_profile(tmp_path, size, cap):
     old = table_of(8, size).drop_columns(["y"])
     old = old.set_column(1, "whole", old.column("whole").cast(pa.int16()))
     files = written(tmp_path, new, old)
-    few = [name for name in KINDS if ParquetRows(files).has_few_values(name)]
+    with ParquetRows(files) as rows:
+        few = [name for name in KINDS if rows.has_few_values(name)]
     assert few == ([] if size == 400 else ["x", "whole", "c", "wide"])
     columns = [*COLUMNS, profile_sql.Column("weekday", "category", "dayname(day)"),
                profile_sql.Column("day", "category", stored="day")]  # fmt: skip

@@ -240,8 +240,8 @@ class NightProfiles:
         return of_parquet(files, self._sql("duckdb", self._columns), self.segment, self._columns)
 
     def _features_in(self, files: Sequence[str]) -> Profile:
-        rows = ParquetRows(files)
-        known = set(rows.names)
+        with ParquetRows(files) as rows:
+            known = set(rows.names)
         segment = self._segment if self._segment in known else None
         return of_parquet(files, self._sql("duckdb", known), segment, known)
 

@@ -8,9 +8,10 @@ worker of Spark counts all stored columns itself (``file_profile``).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pds
@@ -38,24 +39,41 @@ _ENOUGH = 2_048
 
 
 class ParquetRows:
-    """The rows of Parquet files; a column that some lack is NULL there.
+    """The rows of Parquet files; a column that some lack is NULL there. It is a context manager, which closes them.
 
     :param sources: paths or addresses of files, or the whole contents of files; at least one.
     :ivar names: the columns.
     """
 
     def __init__(self, sources: Sequence[str | pa.Buffer]) -> None:
-        first = _fragment(sources[0], pds.ParquetFileFormat())
-        texts = {field.name for field in first.physical_schema if _is_text(field.type)}
+        self._opened = contextlib.ExitStack()
+        first, *others = [self._open(source) for source in sources]
+        plain = pds.ParquetFileFormat().make_fragment(*first)
+        texts = {field.name for field in plain.physical_schema if _is_text(field.type)}
         # Texts come as positions in a dictionary, as files mostly keep them, and are counted in an eighth of the time.
         form = pds.ParquetFileFormat(dictionary_columns=texts)
-        self._fragments = [_fragment(source, form) for source in sources]
+        self._fragments = [form.make_fragment(*file) for file in (first, *others)]
         fields: dict[str, list[pa.Field]] = {}
         for fragment in self._fragments:
             for field in fragment.physical_schema:
                 fields.setdefault(field.name, []).append(field)
         self.names = list(fields)
         self._schema = pa.schema([field for found in fields.values() if (field := _common(found))])
+
+    def __enter__(self) -> ParquetRows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _open(self, source: str | pa.Buffer) -> tuple[Any, ...]:
+        """What Arrow makes a fragment of."""
+        if isinstance(source, pa.Buffer):
+            return (source,)
+        if not storage.is_remote(source):
+            return storage.address(source), pafs.LocalFileSystem()
+        # Arrow asks for the ranges that it needs, all at once: more ahead of each would be read in vain.
+        return (self._opened.enter_context(storage.file_system(source).open(source, "rb", cache_type="none")),)
 
     def holds(self, name: str | None, kind: Kind) -> bool:
         """Whether the files hold a column so that it needs no computing.
@@ -153,40 +171,30 @@ def of_parquet(
 
     if not files:
         return empty({column.name: column.kind for column in columns})
-    rows = ParquetRows(files)
-    straight = []
-    if segment is None or rows.holds(segment, "category"):
-        straight = [column for column in columns if rows.holds(column.stored, column.kind)]
-    if segment is None:
-        straight = [column for column in straight if not rows.has_few_values(str(column.stored))]
-    asked = [column for column in columns if column not in straight]
-    if not asked:
-        return rows.profile(straight, segment, cap)
+    with ParquetRows(files) as rows:
+        straight = []
+        if segment is None or rows.holds(segment, "category"):
+            straight = [column for column in columns if rows.holds(column.stored, column.kind)]
+        if segment is None:
+            straight = [column for column in straight if not rows.has_few_values(str(column.stored))]
+        asked = [column for column in columns if column not in straight]
+        names = rows.names if known is None else known
 
-    def by_duckdb() -> Profile:
-        opened = connection.cursor() if connection else storage.connect_duckdb(files[:1], {"memory_limit": MEMORY})
-        with opened as cursor:
-            view = rows_of(cursor, files, rows.names if known is None else known)
-            view.create_view("rows_to_profile", replace=True)
-            by = identifier(segment, "duckdb") if segment else None
-            return profile_sql.of_duckdb(cursor, "rows_to_profile", asked, cap, by)
+        def by_duckdb() -> Profile:
+            opened = connection.cursor() if connection else storage.connect_duckdb(files[:1], {"memory_limit": MEMORY})
+            with opened as cursor:
+                rows_of(cursor, files, names).create_view("rows_to_profile", replace=True)
+                by = identifier(segment, "duckdb") if segment else None
+                return profile_sql.of_duckdb(cursor, "rows_to_profile", asked, cap, by)
 
-    if not straight:
-        return by_duckdb()
-    with ThreadPoolExecutor(1) as pool:  # DuckDB and Arrow let others work while they do
-        rest = pool.submit(by_duckdb)
-        found = rows.profile(straight, segment, cap)
-        return beside(found, rest.result(), [column.name for column in columns])
-
-
-def _fragment(source: str | pa.Buffer, form: pds.ParquetFileFormat) -> pds.ParquetFileFragment:
-    if isinstance(source, pa.Buffer):
-        return form.make_fragment(source)
-    if not storage.is_remote(source):
-        return form.make_fragment(storage.address(source), filesystem=pafs.LocalFileSystem())
-    system = storage.file_system(source)
-    handler = pafs.PyFileSystem(pafs.FSSpecHandler(system))
-    return form.make_fragment(system._strip_protocol(source), filesystem=handler)
+        if not asked:
+            return rows.profile(straight, segment, cap)
+        if not straight:
+            return by_duckdb()
+        with ThreadPoolExecutor(1) as pool:  # DuckDB and Arrow let others work while they do
+            rest = pool.submit(by_duckdb)
+            found = rows.profile(straight, segment, cap)
+            return beside(found, rest.result(), [column.name for column in columns])
 
 
 def _common(fields: Sequence[pa.Field]) -> pa.Field | None:
