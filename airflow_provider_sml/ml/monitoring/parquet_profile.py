@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MEMORY = "512MB"
 #: Rows read at once.
 BATCH = 65_536
-#: Batches decoded ahead.
-_AHEAD = 2
+#: Batches decoded ahead, and files opened.
+_AHEAD = 1
 #: A column has few values where the first dictionary that a file holds of it takes so many bytes at most: 512 numbers.
 _FEW_BYTES = 4_500
 #: Rows under which nothing is known of that.
@@ -112,11 +112,11 @@ class ParquetRows:
         :param names: of columns that are there, of one type in all files.
         :param threads: whether Arrow may decode ahead in threads.
         """
-        for fragment in self._fragments:
-            yield from fragment.to_batches(
-                self._schema, columns=list(names), batch_size=BATCH, batch_readahead=_AHEAD, fragment_readahead=1,
-                use_threads=threads,
-            )  # fmt: skip
+        rows = pds.FileSystemDataset(self._fragments, self._schema, pds.ParquetFileFormat())
+        yield from rows.to_batches(
+            columns=list(names), batch_size=BATCH, batch_readahead=_AHEAD, fragment_readahead=_AHEAD,
+            use_threads=threads,
+        )  # fmt: skip
 
     def profile(self, columns: Sequence[Column], segment: str | None = None, cap: int = CAP) -> Profile:
         """The profile of stored columns.
