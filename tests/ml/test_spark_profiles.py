@@ -111,6 +111,24 @@ def test_what_workers_cannot_profile_is_counted_by_sql(lake, nights, execute, ca
         same(by_sql.segments[name], part)
 
 
+@pytest.mark.parametrize(
+    ("master", "conf", "megabytes"),
+    [
+        ("local[2]", {}, 256), ("spark://host:7077", {"memory": "4g", "cores": "4"}, 256),
+        ("spark://host:7077", {}, 64), ("yarn", {"memory": "4096", "cores": "4"}, 0),
+        ("yarn", {"memory": "4g", "cores": "4", "memoryOverhead": "1024m"}, 128),
+        ("yarn", {"memory": "4g", "cores": "4", "memoryOverheadFactor": "1"}, 256),
+        ("k8s://https://host", {"memory": "8GB", "cores": "2"}, 1024),
+    ],
+)  # fmt: skip
+def test_how_large_a_file_workers_are_handed(spark, master, conf, megabytes):
+    conf = {f"spark.executor.{name}": value for name, value in conf.items()}
+    assert application.room_for_file(master, conf, 2 * 2**30, 2) == megabytes * 2**20
+    assert application.largest_file(spark) > 2**20
+    with pytest.raises(application.PlanError, match="'much' is no size"):
+        application.room_for_file("yarn", {"spark.executor.memory": "much"}, 1, 1)
+
+
 def test_files_that_are_older_than_a_column(lake, nights, execute):
     [path] = {file.path for file in lake.files("orders", None, NIGHT, NIGHT)}
     rows = pq.read_table(path)

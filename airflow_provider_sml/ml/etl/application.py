@@ -751,27 +751,30 @@ def profile_days(spark: SparkSession, plan: dict[str, Any]) -> None:
     by_sql: dict[str, str] = {}
     largest = largest_file(spark)
 
-    def profile(day: dict[str, Any]) -> None:
+    def rows_of(day: dict[str, Any]) -> DataFrame:
         rows = spark.read.option("mergeSchema", True).parquet(*day["files"])
         older = [name for name in plan["columns"] if name not in rows.columns]  # the files are older than the column
         missing = [F.lit(None).cast(plan["columns"][name]).alias(name) for name in older]
-        rows = rows.select(*[column(name) for name in rows.columns], *missing)
+        return rows.select(*[column(name) for name in rows.columns], *missing)
+
+    def features(day: dict[str, Any]) -> DataFrame:
+        reason = no_counts
+        if counts and day["largest"] > largest:
+            reason = "a file of {:,} bytes, where a task has memory for {:,}".format(day["largest"], largest)
+        elif counts:
+            try:
+                return profile_files(spark, day["files"], counts)
+            except Exception as error:  # such as a column that is not of the model's type
+                reason = first_error(error)
+        by_sql[day["day"]] = reason
+        rows_of(day).createOrReplaceTempView(day["view"])
+        return spark.sql(day["features"])
+
+    def profile(day: dict[str, Any]) -> None:
         if day["features"]:
-            found, reason = None, no_counts
-            if counts and day["largest"] > largest:
-                reason = "a file of {:,} bytes, where a task has memory for {:,}".format(day["largest"], largest)
-            elif counts:
-                try:
-                    found = profile_files(spark, day["files"], counts)
-                except Exception as error:  # such as a column that is not of the model's type
-                    reason = first_error(error)
-            if found is None:
-                by_sql[day["day"]] = reason
-                rows.createOrReplaceTempView(day["view"])
-                found = spark.sql(day["features"])
-            write_one(found, "{}/features/{}".format(plan["output"], day["day"]))
+            write_one(features(day), "{}/features/{}".format(plan["output"], day["day"]))
         if day["score"] and scores:
-            wanted = rows.select(*[column(name) for name in plan["score_columns"]])
+            wanted = rows_of(day).select(*[column(name) for name in plan["score_columns"]])
             found = wanted.mapInArrow(scores, "profile string")
             write_one(found, "{}/scores/{}".format(plan["output"], day["day"]))
         print("profiled {}".format(day["day"]), flush=True)
@@ -783,16 +786,44 @@ def profile_days(spark: SparkSession, plan: dict[str, Any]) -> None:
     write_text(spark, plan["output"] + "/report.json", json.dumps(report, indent=1, sort_keys=True))
 
 
+#: Memory of a Python worker beside the file that it holds, in bytes.
+WORKER = 128 * 2**20
+
+
 def largest_file(spark: SparkSession) -> int:
-    """Bytes of a file that Java and a Python worker may hold: Java needs twice as many, and memory for other things."""
+    """Bytes of a file that a task and its Python worker may hold."""
     context = spark.sparkContext
-    conf, java = context.getConf(), context._jvm
-    if context.master.startswith("local"):
-        memory, tasks = java.java.lang.Runtime.getRuntime().maxMemory(), context.defaultParallelism
-    else:
-        memory = java.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(conf.get("spark.executor.memory", "1g"))
-        tasks = int(conf.get("spark.executor.cores", "4"))
-    return int(memory) // tasks // 4
+    heap = context._jvm.java.lang.Runtime.getRuntime().maxMemory()
+    return room_for_file(context.master, dict(context.getConf().getAll()), int(heap), context.defaultParallelism)
+
+
+def room_for_file(master: str, conf: dict[str, str], heap: int, cores: int) -> int:
+    """Bytes of a file that a task and its Python worker may hold: Java needs twice as many, and memory for other
+    things; the worker lives beside Java's memory, in what YARN and Kubernetes set aside as overhead.
+
+    :param master: address of the cluster.
+    :param conf: of Spark.
+    :param heap: Java's memory in the driver, in bytes.
+    :param cores: of a local Spark.
+    """
+    if master.startswith("local"):
+        return heap // cores // 4
+    heap, tasks = in_bytes(conf.get("spark.executor.memory", "1g")), int(conf.get("spark.executor.cores", "4"))
+    room = heap // tasks // 4
+    if not master.startswith("spark://"):
+        usual = "0.4" if master.startswith("k8s") else "0.1"
+        factor = float(conf.get("spark.executor.memoryOverheadFactor", usual))
+        overhead = in_bytes(conf.get("spark.executor.memoryOverhead", "0")) or max(384 * 2**20, int(factor * heap))
+        room = min(room, overhead // tasks - WORKER)
+    return max(room, 0)
+
+
+def in_bytes(size: str) -> int:
+    """Bytes of a size such as 4g; MiB where it has no unit, as Spark has it for memory."""
+    found = re.fullmatch(r"(\d+)([kmgt]?)b?", size.strip().lower())
+    if not found:
+        raise PlanError(f"{size!r} is no size of memory")
+    return int(found[1]) * 1024 ** " kmgt".index(found[2] or "m")
 
 
 def file_profiler(spark: SparkSession, plan: dict[str, Any]) -> tuple[Any, str]:
