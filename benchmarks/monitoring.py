@@ -4,10 +4,12 @@ Rows are bootstrapped from the real flights with their weather: drawn with repla
 little, 17 columns; written a million to a file, zstd. More than ``DISTINCT`` files are links to the first ones, so that
 100 million rows are read without taking the disk for them.
 
-The bare scan reads and decodes all the same columns: the sum of each number, the length of each text. Both sides run in
-one process in turn, after a run of each that is not counted (caches, and Java's compiler), and starting the process,
-the engine and the imports are not counted; CPU is that of all threads, and of Spark's Java and Python processes. The
-most memory is that of a process of its own that makes the profile alone, imports and engine included.
+Ours is what profiles a night: in the task beside DuckDB's scan (``parquet_profile``), from batches of rows beside
+Arrow's, and by the Python workers of the nightly job beside Spark's. The bare scan reads and decodes all the same
+columns: the sum of each number, the length of each text. Both sides run in one process in turn, after a run of each
+that is not counted (caches, and Java's compiler), and starting the process, the engine and the imports are not counted;
+CPU is that of all threads, and of Spark's Java and Python processes. The most memory is that of a process of its own
+that makes the profile alone, imports and engine included.
 
 ``SML_BENCH_ROWS`` gives the rows of the scans (1000000), in whole millions or less than one; ``SML_BENCH_STREAM``
 those that are made up and profiled without a file (100000000; empty for none), ``SML_BENCH_REPEATS`` the repeats (3),
