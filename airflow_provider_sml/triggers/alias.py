@@ -28,6 +28,8 @@ MLFLOW = "mlflow"
 #: Keys of the version that was told last, and of the one that a watcher is about to tell, in Airflow's store of what is
 #: known of an asset.
 TOLD, TELLING = "sml_told_version", "sml_telling_version"
+#: What stands for the latter while a watcher notes what it has told; no version is called so.
+NOTING = "noting"
 #: Seconds until an event is taken as written down; Airflow's triggerer does it about every second.
 SETTLED = 5.0
 
@@ -92,6 +94,7 @@ class AliasTrigger(BaseEventTrigger):
         self.alias = alias
         self.mlflow = mlflow
         self.poll_interval = poll_interval
+        self._before: str | None = None  # what was told last when a version was claimed
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Path and arguments, to make the trigger again in a triggerer."""
@@ -107,8 +110,7 @@ class AliasTrigger(BaseEventTrigger):
         while True:
             try:
                 if told is not None and not noted:
-                    await self._note(told)
-                    noted = True
+                    told, noted = await self._note(told), True
                 found = await asyncio.to_thread(checks.pointed, self.name, self.alias, "", "", self.mlflow)
                 version = str(found.facts.get("version", ""))
                 if told is None:
@@ -124,9 +126,8 @@ class AliasTrigger(BaseEventTrigger):
                         await asyncio.sleep(min(SETTLED, self.poll_interval))
                     else:
                         told, noted = version, False
-                if not noted:
-                    await self._note(told)
-                    noted = True
+                if told is not None and not noted:
+                    told, noted = await self._note(told), True
             except Exception as error:
                 self.log.warning("%s of %s could not be looked at: %s", self.alias, self.name, error)
             await asyncio.sleep(self.poll_interval)
@@ -135,12 +136,21 @@ class AliasTrigger(BaseEventTrigger):
         """Note that a version is about to be told; false when a webhook has told it. A webhook that is telling makes
         the note wait."""
         await self._keep(TELLING, version)
-        return await self._kept(TOLD) != version
+        self._before = await self._kept(TOLD)
+        return self._before != version
 
-    async def _note(self, version: str) -> None:
-        """Note that a version was told."""
-        await self._keep(TOLD, version)
+    async def _note(self, version: str) -> str:
+        """Note that a version was told, unless a webhook has told another one meanwhile; gives what was told last. A
+        webhook that is telling makes it wait, and leaves to the watcher what it hears of while this is noted."""
+        if getattr(self, "asset_state_store", None) is None:
+            return version
+        await self._keep(TELLING, NOTING)
+        last = await self._kept(TOLD)
+        if last is None or last == self._before:
+            await self._keep(TOLD, version)
+            last = version
         await self._keep(TELLING, "")
+        return last
 
     async def _kept(self, key: str) -> str | None:
         """What is kept with the asset; None when nothing is, or nothing can be."""

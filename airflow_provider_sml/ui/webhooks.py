@@ -31,7 +31,7 @@ from airflow_provider_sml.errors import ConfigurationError
 from airflow_provider_sml.hooks import checks
 from airflow_provider_sml.hooks.mlflow import MlflowHook
 from airflow_provider_sml.hooks.places import find_connection
-from airflow_provider_sml.triggers.alias import MLFLOW, TELLING, TOLD, asset_key
+from airflow_provider_sml.triggers.alias import MLFLOW, NOTING, TELLING, TOLD, asset_key
 
 #: Largest body that is read, in bytes; MLflow's have a few hundred.
 LARGEST = 64 * 1024
@@ -116,7 +116,7 @@ def tell(conn_id: str, name: str, alias: str, delivery: str) -> str:
         telling = _hold_watcher(session, asset.id)
         if _told(session, asset.id) == found.version:
             return "it was told before"
-        if telling == found.version:
+        if telling in (found.version, NOTING):
             return "the watcher tells it"
         extra = found.to_xcom() | {"alias": alias, "move": move, "delivery": delivery}
         asset_manager.register_asset_change(asset=asset, extra=extra, session=session)

@@ -17,7 +17,7 @@ import pytest
 
 from airflow_provider_sml.ml.registry import CHAMPION, Registry
 from airflow_provider_sml.testing.processes import free_port
-from airflow_provider_sml.triggers.alias import TOLD, AliasTrigger, asset_key, moved_to
+from airflow_provider_sml.triggers.alias import NOTING, TELLING, TOLD, AliasTrigger, asset_key, moved_to
 from tests.mlflow_server import PASSWORD, USER
 
 SECRET = "the-w0rd-of-the-webhook"
@@ -171,8 +171,9 @@ class Kept:
         self.backend.set_asset_state_store(self.scope, key, json.dumps(value), kind=kind)
 
 
-def watch(asset, seconds, meanwhile=()):
-    """Run a watcher as a triggerer that starts does, and do other things meanwhile; its events go to Airflow."""
+def watch(asset, seconds, meanwhile=(), after=lambda event: None):
+    """Run a watcher as a triggerer that starts does, and do other things meanwhile; its events go to Airflow, and
+    before it goes on to ``after``."""
     from airflow.models.asset import AssetWatcherModel
     from airflow.models.trigger import Trigger
     from airflow.utils.session import create_session
@@ -187,6 +188,7 @@ def watch(asset, seconds, meanwhile=()):
     async def listen():
         async for event in trigger.run():
             await asyncio.to_thread(Trigger.submit_event, trigger_id, event)
+            await asyncio.to_thread(after, event)
 
     async def both():
         listening = asyncio.create_task(listen())
@@ -257,6 +259,29 @@ def test_a_watcher_and_a_webhook_in_the_same_moment_tell_a_move_once(client, wai
     watch(waiting, 1.0)
     assert events(waiting)[0] == ["2", "3", "4", "4"]
     assert len({moved_to(event)["move"] for event in found(waiting)}) == 3
+
+
+@pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
+def test_a_webhook_before_a_watcher_has_noted_what_it_told(client, waiting, monkeypatch, tmp_path):
+    registry = fill(Registry(str(tmp_path / "mlflow")))
+    connect(monkeypatch, str(tmp_path / "mlflow"))
+    watch(waiting, 1.0)
+    answers = []
+
+    def move_on(event):
+        if event.payload["version"] == "2":
+            move(registry, 3)
+            answers.append(deliver(client).json()["done"])
+
+    watch(waiting, 1.0, [lambda: move(registry, 2), lambda: None], move_on)
+    assert answers == ["told"] and events(waiting)[0] == ["2", "3"]
+    kept = Kept(waiting)
+    assert [asyncio.run(kept.aget(key)) for key in (TOLD, TELLING)] == ["3", ""]
+    move(registry, 4)
+    asyncio.run(kept.aset(TELLING, NOTING))
+    assert deliver(client).json() == {"done": "the watcher tells it"} and events(waiting)[0] == ["2", "3"]
+    watch(waiting, 1.0)
+    assert events(waiting)[0] == ["2", "3", "4"] and asyncio.run(kept.aget(TELLING)) == ""
 
 
 @pytest.mark.skipif(state_store() is None, reason="before Airflow 3.3 nothing is kept with an asset")
