@@ -24,8 +24,8 @@ class ProfilePartitionsOperator(ChampionOperator, SparkPlanOperator):
 
     With the same settings as its own that operator then reads no row of a day that it compares or compares with. What
     has its profile is not profiled again, and where all have, no job is submitted. Features are counted by Spark's
-    Python workers where they have Python 3.11, NumPy, PyArrow and pydantic, and by SQL, at some four times the cost,
-    where they lack one. The scores that a task before it has logged are left to the report, which reads that one
+    Python workers where they have Python 3.11, NumPy, PyArrow and pydantic, and by SQL, at three to four times the
+    cost, where they lack one. The scores that a task before it has logged are left to the report, which reads that one
     column; without segments these are those of ``ScorePartitionsOperator``. Other scores are computed by the workers
     where they have pandas and the model's library too; where they lack one the log says so, and the report computes
     them.

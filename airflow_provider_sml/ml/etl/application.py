@@ -829,6 +829,8 @@ def in_bytes(size: str) -> int:
 def file_profiler(spark: SparkSession, plan: dict[str, Any]) -> tuple[Any, str]:
     """What profiles the features in the content of a file in a Python worker; or None, and why."""
     asked = plan["asked"]
+    if not any(day["features"] for day in plan["days"]):
+        return None, ""
     if asked is None:
         return None, "an expression that only SQL computes"
 

@@ -27,6 +27,8 @@ PIECE = 32_768
 WIDEST = 256 * 1024
 #: Whole numbers that are counted each by itself lie in a range of so many.
 NARROW = 16_384
+#: A whole number below it is exact, and so are differences of such.
+LARGEST_WHOLE = 2.0**52
 #: Buckets made below the smallest one seen, so that the array seldom grows downwards.
 _SLACK = 1024
 #: Pieces that did not fit, held before they are merged.
@@ -71,10 +73,6 @@ class _Wholes:
         """The sketch of what was counted."""
         at = np.flatnonzero(self._counts)
         return Numbers.of_counted((at + self._first).astype(float), self._counts[at])
-
-
-#: A whole number below it is exact, and so are differences of such.
-LARGEST_WHOLE = 2.0**52
 
 
 class _Buckets:

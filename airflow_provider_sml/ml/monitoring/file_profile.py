@@ -1,7 +1,7 @@
 """The profile of the features in one Parquet file, made by a Python worker of Spark.
 
-Spark hands over the file as it lies in the lake, by its own credentials, and Arrow reads it here: rows that Java hands
-over one by one cost several times as much as the whole profile. Stored columns are counted as they are, and expressions
+Spark hands over the file as it lies in the lake, by its own credentials, and Arrow reads it here: to have Java hand
+over the rows alone costs twice as much as the whole profile. Stored columns are counted as they are, and expressions
 are computed as the scoring server computes them.
 
 A worker needs Python 3.11, NumPy, PyArrow and pydantic; it gets this module and what it imports from ``spark_profiles``

@@ -288,7 +288,7 @@ class _Counter:
 
     def _add_categories(self, name: str, chunk: pa.Array) -> int:
         if pa.types.is_dictionary(chunk.type):
-            times = np.bincount(chunk.indices.drop_null().to_numpy(), minlength=0)
+            times = np.bincount(chunk.indices.drop_null().to_numpy())
             there = np.flatnonzero(times)
             texts = chunk.dictionary.take(pa.array(there)).cast(pa.string()).to_pylist()
             found = [(None, chunk.indices.null_count), *zip(texts, times[there].tolist(), strict=True)]

@@ -200,7 +200,7 @@ def of_spark(
     session: SparkSession, source: str, columns: Sequence[Column], cap: int = CAP, segment: str | None = None
 ) -> Profile:
     """Profile a table or view of Spark by one SQL statement, which needs no Python worker; where there are some,
-    ``file_profile`` takes a quarter of the CPU."""
+    ``file_profile`` takes a third of the CPU."""
     rows = session.sql(statement(source, columns, "spark", cap, segment)).collect()
     return read((tuple(row) for row in rows), columns, cap)
 

@@ -3,8 +3,8 @@
 Features, by segment too, are counted by Python workers file by file (``file_profile``), and scores computed by the
 model's own scorer there (``score_profile``); the workers get this package as an archive. Where they lack the libraries,
 or a file is too large to be held, one SQL statement a day counts the features, which needs nothing on the cluster but
-Spark and costs some four times as much; the scores are left out, the report says why, and whoever asks for the profile
-next makes it.
+Spark and costs three to four times as much; the scores are left out, the report says why, and whoever asks for the
+profile next makes it.
 
 A plan names the days by the content of their files, so that what is taken is of the very rows that were read, by
 whichever try of a task, and for whichever model was in production when it was made. Taking it twice changes nothing.
